@@ -1,0 +1,31 @@
+# fcnet: everything from a clean clone with python3 and make.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+
+.PHONY: demo test check format clean
+
+demo: $(VENV)/.installed  ## install, then train on the real digits that come with it
+	$(BIN)/fcnet train digits --out runs/demo --overwrite
+
+test: $(VENV)/.installed  ## install, then run the tests
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.installed  ## format, lint, types, import order, tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+format: $(VENV)/.installed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist

@@ -1,0 +1,3 @@
+"""fcnet: fully connected networks on CPUs and GPUs."""
+
+__version__ = "0.1.0"

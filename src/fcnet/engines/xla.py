@@ -1,0 +1,436 @@
+"""The general engine: JAX, on CPU and GPU, with any callable as activation.
+
+Data stays on the device. A chunk of steps is one compiled call: a while loop with a dynamic number of steps, whose body
+gathers a mini-batch by index, differentiates the cost and updates the parameters in donated buffers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import platformdirs
+from numpy.typing import NDArray
+
+from fcnet import counters
+from fcnet.activations import Activation, sigmoid, softmax
+from fcnet.costs import cross_entropy
+from fcnet.data.arrays import Part
+from fcnet.engines.contract import Metrics, Placement, Plan, Program, Report, TrainState
+from fcnet.layers import Dropout, Layer, keep_mask
+from fcnet.model import Model, is_weights
+
+Parameters = dict[str, jax.Array]
+Slots = dict[str, Parameters]
+Tables = dict[str, jax.Array]
+
+BLOCK = 1024
+"""Rows at a time in ``evaluate`` and ``cost_and_gradient``; data is padded to a multiple of it."""
+FORWARD_BYTES = 1 << 26
+"""How much the widest array of one block of ``forward`` may take."""
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """Rows on a device, padded so that few shapes are ever compiled; padding has weight 0."""
+
+    X: jax.Array
+    y: jax.Array
+    weights: jax.Array
+
+
+@dataclass(eq=False)
+class Run:
+    """A state on a device."""
+
+    program: Program
+    placement: Placement
+    parameters: Parameters
+    slots: Slots
+    step: int
+
+
+class XlaEngine:
+    """JAX compiled by XLA; see ``fcnet.engines.contract.Engine``."""
+
+    name = "xla"
+
+    def __init__(self) -> None:
+        _use_compilation_cache()
+
+    def supports(self, program: Program, placement: Placement) -> str | None:
+        """None where the engine can do this; else the reason why not."""
+        model = program.model
+        parameters = {
+            name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in model.shapes()
+        }
+        x = jax.ShapeDtypeStruct((2, model.n_in), jnp.float32)
+        for index, layer in enumerate(model.layers):
+            if layer.activation_fn.derivative is None and layer.activation_fn != softmax:
+                z = jax.ShapeDtypeStruct((2, layer.n_out), jnp.float32)
+                try:
+                    a = jax.eval_shape(layer.activation_fn.function, z)
+                except Exception as error:
+                    first_line = str(error).strip().split("\n")[0]
+                    return (
+                        f"the activation {layer.activation_fn.name} of layer {index} cannot be traced "
+                        f"({type(error).__name__}: {first_line}). Write it with jax.numpy operations."
+                    )
+                if getattr(a, "shape", None) != z.shape:
+                    return (
+                        f"the activation {layer.activation_fn.name} of layer {index} must return an array of its "
+                        f"argument's shape {z.shape}, got {getattr(a, 'shape', type(a).__name__)}."
+                    )
+        jax.eval_shape(functools.partial(model.forward), parameters, x)
+        return None
+
+    def put(self, part: Part, program: Program, placement: Placement) -> Data:
+        """Copy data to the device, once."""
+        length = _padded_length(part.n_rows)
+        X = np.zeros((length, part.X.shape[1]), program.dtype)
+        X[: part.n_rows] = part.X
+        y = np.zeros((length, *part.y.shape[1:]), np.int32 if part.kind == "labels" else program.dtype)
+        y[: part.n_rows] = part.y
+        weights = np.zeros(length, program.dtype)
+        weights[: part.n_rows] = 1.0 if part.weights is None else part.weights
+        with _precision(program):
+            device = jax_device(placement)
+            return Data(*(jax.device_put(array, device) for array in (X, y, weights)))
+
+    def start(self, program: Program, state: TrainState, placement: Placement) -> Run:
+        """Copy a state to the device."""
+        with _precision(program):
+            # Copied, not viewed: the buffers are donated to the first chunk.
+            put = functools.partial(jax.device_put, device=jax_device(placement), may_alias=False)
+            return Run(program, placement, put(state.parameters), put(state.slots), state.step)
+
+    def advance(self, run: Run, data: Data, plan: Plan) -> Report:
+        """Do a chunk of steps."""
+        program = run.program
+        tables = {
+            "rows": plan.rows,
+            "coefficients": plan.coefficients.astype(program.dtype),
+            "l2": plan.l2.astype(program.dtype),
+            "gain": _dropout_gain(program.model, plan.dropout).astype(program.dtype),
+            "thresholds": counters.drop_threshold(plan.dropout),
+            "keys": plan.keys,
+        }
+        if program.members is not None:  # steps lead, members follow: the loop indexes steps
+            tables = {name: np.swapaxes(table, 0, 1) for name, table in tables.items()}
+        with _precision(program):
+            tables = jax.device_put(tables, jax_device(run.placement))
+            run.parameters, run.slots, costs, bad_step = _advance(
+                program, run.parameters, run.slots, data.X, data.y, data.weights, tables, plan.n_steps
+            )
+            costs = np.asarray(costs, np.float64)[: plan.n_steps]
+            bad_step = np.asarray(bad_step)
+        run.step += plan.n_steps
+        if program.members is None:
+            return Report(costs, int(bad_step))
+        return Report(costs.T, bad_step)
+
+    def evaluate(self, run: Run, data: Data) -> Metrics | list[Metrics]:
+        """Cost and accuracy on data; with members, a list of them."""
+        with _precision(run.program):
+            sums = _evaluate(run.program, run.parameters, data.X, data.y, data.weights)
+        cost, correct, weight = (np.asarray(array, np.float64).sum(axis=-1) for array in sums)
+        scored = _scores_accuracy(run.program, data.y) is not None
+        if run.program.members is None:
+            return Metrics(float(cost / weight), float(correct / weight) if scored else None)
+        return [
+            Metrics(float(k / w), float(c / w) if scored else None)
+            for k, c, w in zip(cost, correct, weight, strict=True)
+        ]
+
+    def forward(self, run: Run, X: NDArray[Any]) -> NDArray[Any]:
+        """Outputs for rows without dropout."""
+        model, dtype = run.program.model, run.program.dtype
+        lead = () if run.program.members is None else (run.program.members,)
+        outputs = np.empty((*lead, len(X), model.n_out), dtype)
+        widest = max(model.n_in, *(layer.n_out for layer in model.layers))
+        height = max(8, 2 ** int(np.log2(FORWARD_BYTES / (widest * np.dtype(dtype).itemsize))))
+        device = jax_device(run.placement)
+        for start in range(0, len(X), height):
+            rows = X[start : start + height]
+            block = np.zeros((_padded_length(len(rows)), model.n_in), dtype)
+            block[: len(rows)] = rows
+            with _precision(run.program):
+                answer = _forward(run.program, run.parameters, jax.device_put(block, device))
+            outputs[..., start : start + len(rows), :] = np.asarray(answer)[..., : len(rows), :]
+        return outputs
+
+    def cost_and_gradient(
+        self, run: Run, data: Data, l2: float = 0.0
+    ) -> tuple[float, dict[str, NDArray[Any]]]:
+        """Mean cost without dropout + 0.5 * l2 * sum(w^2), and its gradient."""
+        with _precision(run.program):
+            cost, gradient = _cost_and_gradient(
+                run.program, run.parameters, data.X, data.y, data.weights, l2
+            )
+        return float(cost), {name: np.array(array) for name, array in gradient.items()}
+
+    def snapshot(self, run: Run) -> TrainState:
+        """The state, copied to the host."""
+        host = functools.partial(jax.tree.map, np.array)
+        return TrainState(host(run.parameters), host(run.slots), run.step)
+
+
+# --- Devices ----------------------------------------------------------------------------------------------------------
+
+
+def gpus() -> list[jax.Device]:
+    """The GPUs that JAX can use; empty where there is none, or JAX came without GPU support."""
+    try:
+        return jax.devices("gpu")
+    except RuntimeError:
+        return []
+
+
+def jax_device(placement: Placement) -> jax.Device:
+    """The JAX device of a placement."""
+    return (jax.devices("cpu") if placement.device == "cpu" else gpus())[placement.index]
+
+
+def _precision(program: Program) -> AbstractContextManager[Any]:
+    """float64 is on for the run that asks for it, and for no other."""
+    return jax.enable_x64(program.dtype == "float64")
+
+
+def _use_compilation_cache() -> None:
+    """Keep compiled programs in the user's cache folder, unless the user has chosen a place; without one all still works."""
+    if jax.config.jax_compilation_cache_dir or not jax.config.jax_enable_compilation_cache:
+        return
+    folder = Path(platformdirs.user_cache_dir("fcnet")) / "xla"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return
+    if os.access(folder, os.W_OK):
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+# --- What is compiled -------------------------------------------------------------------------------------------------
+
+
+def _padded_length(n_rows: int) -> int:
+    """The next power of two from 8 up to a block, then multiples of a block."""
+    if n_rows >= BLOCK:
+        return -(-n_rows // BLOCK) * BLOCK
+    return max(8, 1 << (n_rows - 1).bit_length())
+
+
+def _dropout_gain(model: Model, p: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What a kept input is multiplied by in training: 1 / (1 - p) under the field's convention, 1 under the article's."""
+    return 1.0 / (1.0 - p) if model.dropout_scaling == "training" else np.ones_like(p)
+
+
+@functools.cache
+def _differentiable(model: Model) -> Model:
+    """The model with each activation's own derivative in place of the one JAX would find."""
+
+    def wrap(activation: Activation) -> Activation:
+        derivative = activation.derivative
+        if derivative is None:
+            return activation
+        function = jax.custom_jvp(activation.function)
+        function.defjvps(lambda tangent, a, z: derivative(z) * tangent)
+        return Activation(activation.name, function)
+
+    layers = []
+    for layer in model.layers:
+        own = wrap(layer.activation_fn)
+        layers.append(layer if own is layer.activation_fn else dataclasses.replace(layer, activation_fn=own))  # type: ignore[call-arg]
+    return dataclasses.replace(model, layers=tuple(layers))
+
+
+def _with_dropout(thresholds: jax.Array, gain: jax.Array, keys: jax.Array) -> Dropout:
+    """How layers read their input in a training step."""
+
+    def read(index: int, layer: Layer, x: jax.Array) -> jax.Array:
+        if not layer.p_dropout:
+            return x
+        return x * jnp.where(keep_mask(x, thresholds[index], keys[index]), gain[index], 0.0)
+
+    return read
+
+
+def _one_hot(model: Model, y: jax.Array, dtype: Any) -> jax.Array:
+    """Labels as one-hot targets; values as they are."""
+    return jax.nn.one_hot(y, model.n_out, dtype=dtype) if y.ndim == 1 else y
+
+
+def _mean_cost(
+    program: Program,
+    parameters: Parameters,
+    x: jax.Array,
+    y: jax.Array,
+    weights: jax.Array,
+    dropout: Dropout | None,
+) -> jax.Array:
+    """The mean cost of a batch, by row weight; 0 where every weight is 0."""
+    z, a = _differentiable(program.model).forward(parameters, x, dropout)
+    costs = program.cost(z, a, _one_hot(program.model, y, x.dtype))
+    total = jnp.sum(weights)
+    # A row of weight 0 is absent: not even its NaN may count.
+    return jnp.sum(jnp.where(weights > 0, costs * weights, 0.0)) / jnp.where(total > 0, total, 1.0)
+
+
+def _step(
+    program: Program,
+    X: jax.Array,
+    y: jax.Array,
+    weights: jax.Array,
+    parameters: Parameters,
+    slots: Slots,
+    row: Tables,
+) -> tuple[Parameters, Slots, jax.Array]:
+    """One step: the new parameters and slots where the cost is finite, the old ones where not."""
+    rows = row["rows"]
+    batch = jnp.maximum(rows, 0)
+    batch_weights = jnp.where(rows >= 0, weights[batch], 0.0)
+    dropout = _with_dropout(row["thresholds"], row["gain"], row["keys"])
+    cost, gradient = jax.value_and_grad(
+        lambda parameters: _mean_cost(program, parameters, X[batch], y[batch], batch_weights, dropout)
+    )(parameters)
+    finite = jnp.isfinite(cost)
+    coefficients = tuple(row["coefficients"])
+    new_parameters: Parameters = {}
+    new_slots: Slots = {slot: {} for slot in program.rule.slots}
+    for name, parameter in parameters.items():
+        decays = is_weights(name)
+        g = gradient[name] + row["l2"] * parameter if decays else gradient[name]
+        old = [slots[slot][name] for slot in program.rule.slots]
+        updated, new = program.rule.update(parameter, g, old, coefficients, decays)
+        new_parameters[name] = jnp.where(finite, updated, parameter)
+        for slot, before, after in zip(program.rule.slots, old, new, strict=True):
+            new_slots[slot][name] = jnp.where(finite, after, before)
+    return new_parameters, new_slots, cost
+
+
+@functools.partial(jax.jit, static_argnames="program", donate_argnames=("parameters", "slots"))
+def _advance(
+    program: Program,
+    parameters: Parameters,
+    slots: Slots,
+    X: jax.Array,
+    y: jax.Array,
+    weights: jax.Array,
+    tables: Tables,
+    n_steps: int,
+) -> tuple[Parameters, Slots, jax.Array, jax.Array]:
+    """Steps 0 to n_steps - 1 of the tables, or until no member is left whose cost is finite."""
+    step = functools.partial(_step, program, X, y, weights)
+    members = () if program.members is None else (program.members,)
+    if members:
+        step = jax.vmap(step)
+    length = tables["rows"].shape[0]
+
+    def unfinished(carry: Any) -> jax.Array:
+        i, _, _, _, bad_step = carry
+        return (i < n_steps) & jnp.any(bad_step < 0)
+
+    def body(carry: Any) -> Any:
+        i, parameters, slots, costs, bad_step = carry
+        row = {name: table[i] for name, table in tables.items()}
+        new_parameters, new_slots, cost = step(parameters, slots, row)
+        if members:  # a member that has gone bad stays as it was
+            alive = bad_step < 0
+
+            def keep(new: jax.Array, old: jax.Array) -> jax.Array:
+                return jnp.where(alive.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
+
+            new_parameters, new_slots = jax.tree.map(
+                keep, (new_parameters, new_slots), (parameters, slots)
+            )
+        bad_step = jnp.where((bad_step < 0) & ~jnp.isfinite(cost), i, bad_step)
+        return i + 1, new_parameters, new_slots, costs.at[i].set(cost), bad_step
+
+    start = (
+        jnp.int32(0),
+        parameters,
+        slots,
+        jnp.full((length, *members), jnp.nan, X.dtype),
+        jnp.full(members, -1, jnp.int32),
+    )
+    _, parameters, slots, costs, bad_step = jax.lax.while_loop(unfinished, body, start)
+    return parameters, slots, costs, bad_step
+
+
+def _scores_accuracy(program: Program, y: jax.Array) -> Literal["argmax", "threshold"] | None:
+    """How an output is right or wrong; None where targets are values to be met, not classes."""
+    last = program.model.layers[-1].activation_fn
+    if y.ndim == 1 or last == softmax:
+        return "argmax"
+    return "threshold" if last == sigmoid and program.cost == cross_entropy and y.shape[1] == 1 else None
+
+
+@functools.partial(jax.jit, static_argnames="program")
+def _evaluate(
+    program: Program, parameters: Parameters, X: jax.Array, y: jax.Array, weights: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Sums over each block of rows: weighted cost, weighted count of right answers, weight."""
+    scored = _scores_accuracy(program, y)
+
+    def block(parameters: Parameters, rows: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        x, y, weights = rows
+        z, a = program.model.forward(parameters, x)
+        targets = _one_hot(program.model, y, x.dtype)
+        costs = program.cost(z, a, targets)
+        right = {
+            "argmax": lambda: jnp.argmax(a, axis=1) == jnp.argmax(targets, axis=1),
+            "threshold": lambda: (a[:, 0] > 0.5) == (targets[:, 0] > 0.5),
+            None: lambda: jnp.zeros_like(weights, bool),
+        }[scored]()
+        present = weights > 0
+        return (
+            jnp.sum(jnp.where(present, costs * weights, 0.0)),
+            jnp.sum(jnp.where(right, weights, 0.0)),
+            jnp.sum(weights),
+        )
+
+    def blocks(parameters: Parameters) -> tuple[jax.Array, ...]:
+        return jax.lax.map(functools.partial(block, parameters), _in_blocks(X, y, weights))
+
+    return (blocks if program.members is None else jax.vmap(blocks))(parameters)  # type: ignore[return-value]
+
+
+@functools.partial(jax.jit, static_argnames="program")
+def _forward(program: Program, parameters: Parameters, X: jax.Array) -> jax.Array:
+    outputs: Callable[[Parameters], jax.Array] = lambda parameters: program.model.forward(parameters, X)[1]  # noqa: E731
+    return (outputs if program.members is None else jax.vmap(outputs))(parameters)
+
+
+@functools.partial(jax.jit, static_argnames="program")
+def _cost_and_gradient(
+    program: Program, parameters: Parameters, X: jax.Array, y: jax.Array, weights: jax.Array, l2: float
+) -> tuple[jax.Array, Parameters]:
+    """Over blocks of rows, so that memory stays bounded."""
+    total = jnp.sum(weights)
+
+    def block(carry: Any, rows: tuple[jax.Array, ...]) -> tuple[Any, None]:
+        share = jnp.sum(rows[2]) / total
+        answer = jax.value_and_grad(lambda p: share * _mean_cost(program, p, *rows, None))(parameters)
+        return jax.tree.map(jnp.add, carry, answer), None
+
+    zero = (jnp.zeros((), X.dtype), jax.tree.map(jnp.zeros_like, parameters))
+    (cost, gradient), _ = jax.lax.scan(block, zero, _in_blocks(X, y, weights))
+    for name in filter(is_weights, parameters):
+        cost = cost + 0.5 * l2 * jnp.sum(parameters[name] ** 2)
+        gradient[name] = gradient[name] + l2 * parameters[name]
+    return cost, gradient
+
+
+def _in_blocks(*arrays: jax.Array) -> tuple[jax.Array, ...]:
+    """Arrays ``(length, ...)`` as ``(n_blocks, block, ...)``."""
+    length = arrays[0].shape[0]
+    return tuple(a.reshape(-1, min(length, BLOCK), *a.shape[1:]) for a in arrays)

@@ -1,0 +1,57 @@
+"""What can go wrong, in a few kinds.
+
+Every message says what happened, what was expected and how to fix it. Every kind is an ``FcnetError``,
+and also the built-in error that a caller who knows nothing of fcnet would catch.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+
+class FcnetError(Exception):
+    """Anything that fcnet refuses or cannot do."""
+
+
+class InputError(FcnetError, ValueError):
+    """An argument, an array or a network that cannot be used as it is."""
+
+
+class FileError(FcnetError, ValueError):
+    """A file that is missing, damaged, of another kind, or that cannot be written."""
+
+
+class DeviceError(FcnetError, RuntimeError):
+    """A device or an engine that was asked for and is not there."""
+
+
+class DownloadError(FcnetError, OSError):
+    """Data that could not be fetched."""
+
+
+class DivergenceError(FcnetError, ArithmeticError):
+    """The cost became NaN or infinite during training.
+
+    ``step`` is the first bad step, counted from 0; ``history`` holds the epochs before it. The network is the
+    best one seen until then.
+    """
+
+    def __init__(self, message: str, *, step: int, history: Any = None) -> None:
+        super().__init__(message)
+        self.step = step
+        self.history = history
+
+
+def did_you_mean(name: str, choices: Iterable[str]) -> str:
+    """``" Did you mean 'relu'?"`` where one of the choices is close to the name, else an empty string."""
+    close = difflib.get_close_matches(name.lower(), list(choices), n=1, cutoff=0.6)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def unknown_name(kind: str, name: object, choices: Iterable[str]) -> InputError:
+    """The error for a name that is not among the choices."""
+    choices = list(choices)
+    suggestion = did_you_mean(name, choices) if isinstance(name, str) else ""
+    return InputError(f"Unknown {kind} {name!r}.{suggestion} Expected one of: {', '.join(choices)}.")
