@@ -13,8 +13,9 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fcnet.costs import Cost
-from fcnet.data.arrays import Part
+from fcnet.activations import sigmoid, softmax
+from fcnet.costs import Cost, cross_entropy
+from fcnet.data.arrays import Part, TargetKind
 from fcnet.model import Model
 from fcnet.optimizers import UpdateRule
 
@@ -38,6 +39,15 @@ class Program:
     rule: UpdateRule
     dtype: Dtype = "float32"
     members: int | None = None
+
+
+def accuracy_rule(program: Program, kind: TargetKind) -> Literal["argmax", "threshold"] | None:
+    """How outputs are right or wrong: by the largest one, by the side of 0.5 that a single one is on, or not at all."""
+    last = program.model.layers[-1].activation_fn
+    if kind == "labels" or last == softmax:
+        return "argmax"
+    binary = last == sigmoid and program.cost == cross_entropy and program.model.n_out == 1
+    return "threshold" if binary else None
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,10 +22,9 @@ import platformdirs
 from numpy.typing import NDArray
 
 from fcnet import counters
-from fcnet.activations import Activation, sigmoid, softmax
-from fcnet.costs import cross_entropy
-from fcnet.data.arrays import Part
-from fcnet.engines.contract import Metrics, Placement, Plan, Program, Report, TrainState
+from fcnet.activations import Activation, softmax
+from fcnet.data.arrays import Part, TargetKind
+from fcnet.engines.contract import Metrics, Placement, Plan, Program, Report, TrainState, accuracy_rule
 from fcnet.layers import Dropout, Layer, keep_mask
 from fcnet.model import Model, is_weights
 
@@ -46,6 +45,7 @@ class Data:
     X: jax.Array
     y: jax.Array
     weights: jax.Array
+    kind: TargetKind
 
 
 @dataclass(eq=False)
@@ -104,7 +104,7 @@ class XlaEngine:
         weights[: part.n_rows] = 1.0 if part.weights is None else part.weights
         with _precision(program):
             device = jax_device(placement)
-            return Data(*(jax.device_put(array, device) for array in (X, y, weights)))
+            return Data(*(jax.device_put(array, device) for array in (X, y, weights)), part.kind)
 
     def start(self, program: Program, state: TrainState, placement: Placement) -> Run:
         """Copy a state to the device."""
@@ -143,7 +143,7 @@ class XlaEngine:
         with _precision(run.program):
             sums = _evaluate(run.program, run.parameters, data.X, data.y, data.weights)
         cost, correct, weight = (np.asarray(array, np.float64).sum(axis=-1) for array in sums)
-        scored = _scores_accuracy(run.program, data.y) is not None
+        scored = accuracy_rule(run.program, data.kind) is not None
         if run.program.members is None:
             return Metrics(float(cost / weight), float(correct / weight) if scored else None)
         return [
@@ -366,20 +366,12 @@ def _advance(
     return parameters, slots, costs, bad_step
 
 
-def _scores_accuracy(program: Program, y: jax.Array) -> Literal["argmax", "threshold"] | None:
-    """How an output is right or wrong; None where targets are values to be met, not classes."""
-    last = program.model.layers[-1].activation_fn
-    if y.ndim == 1 or last == softmax:
-        return "argmax"
-    return "threshold" if last == sigmoid and program.cost == cross_entropy and y.shape[1] == 1 else None
-
-
 @functools.partial(jax.jit, static_argnames="program")
 def _evaluate(
     program: Program, parameters: Parameters, X: jax.Array, y: jax.Array, weights: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Sums over each block of rows: weighted cost, weighted count of right answers, weight."""
-    scored = _scores_accuracy(program, y)
+    scored = accuracy_rule(program, "labels" if y.ndim == 1 else "values")
 
     def block(parameters: Parameters, rows: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         x, y, weights = rows

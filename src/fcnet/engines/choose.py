@@ -1,0 +1,101 @@
+"""Choosing an engine and a device from what was asked for and what is there. Never a silent fallback."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from fcnet.engines.contract import Engine, Placement, Program
+from fcnet.errors import DeviceError, InputError, unknown_name
+
+
+def _xla() -> Engine:
+    from fcnet.engines.xla import XlaEngine
+
+    return XlaEngine()
+
+
+ENGINES: dict[str, Callable[[], Engine]] = {"xla": _xla}
+"""The engines by name, loaded when they are first used."""
+
+
+@functools.cache
+def engine_named(name: str) -> Engine:
+    """The one instance of the engine of that name."""
+    if name not in ENGINES:
+        raise unknown_name("engine", name, ("auto", *ENGINES))
+    return ENGINES[name]()
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An engine, where it runs, and why; ``str()`` is the one line a person reads."""
+
+    engine: Engine
+    placement: Placement
+    reason: str
+
+    def __str__(self) -> str:
+        return f"engine {self.engine.name} on {self.placement} ({self.reason})"
+
+
+def choose(engine: str, device: str, program: Program) -> Choice:
+    """The engine and the placement for a program.
+
+    Args:
+        engine: "auto" or the name of an engine.
+        device: "auto" (a GPU where there is one), "cpu", "gpu" or "gpu:1".
+        program: what is to run.
+
+    Raises:
+        InputError: an unknown engine or device, or a program that the engine cannot run.
+        DeviceError: a GPU was asked for that is not there.
+    """
+    if program.dtype not in ("float32", "float64"):
+        raise unknown_name("dtype", program.dtype, ("float32", "float64"))
+    placement, reason = _place(device)
+    chosen = engine_named("xla" if engine == "auto" else engine)
+    if (objection := chosen.supports(program, placement)) is not None:
+        raise InputError(f"The engine {chosen.name} cannot run this network: {objection}")
+    return Choice(chosen, placement, reason)
+
+
+def _place(device: str) -> tuple[Placement, str]:
+    if device == "cpu":
+        return Placement("cpu"), "as asked"
+    if device == "auto":
+        if found := _gpus():
+            return Placement("gpu"), found[0]
+        return Placement("cpu"), f"no GPU: {why_no_gpu()}"
+    kind, _, number = str(device).partition(":")
+    if kind != "gpu" or (number and not number.isdecimal()):
+        raise unknown_name("device", device, ("auto", "cpu", "gpu", "gpu:1"))
+    index, found = int(number or 0), _gpus()
+    if not found:
+        raise DeviceError(f"device={device!r} was asked for, but there is no GPU: {why_no_gpu()} Or use device='cpu'.")
+    if index >= len(found):
+        raise DeviceError(
+            f"device={device!r} was asked for, but there are {len(found)} GPUs: gpu:0 to gpu:{len(found) - 1}."
+        )
+    return Placement("gpu", index), found[index]
+
+
+def _gpus() -> list[str]:
+    """The names of the GPUs that an engine can use."""
+    from fcnet.engines.xla import gpus
+
+    return [gpu.device_kind for gpu in gpus()]
+
+
+def why_no_gpu() -> str:
+    """Why no GPU can be used, and what to install."""
+    driver = Path("/proc/driver/nvidia/version").exists() or Path("/dev/nvidiactl").exists()
+    plugin = any(importlib.util.find_spec(f"jax_cuda{n}_plugin") is not None for n in (12, 13))
+    if not driver:
+        return "this machine shows no NVIDIA driver; with an NVIDIA GPU, install its driver and 'fcnet[gpu]'."
+    if not plugin:
+        return "JAX is installed without GPU support; install it with: pip install 'fcnet[gpu]'."
+    return "JAX's GPU support is installed but found no usable GPU; run nvidia-smi to check driver and GPU."

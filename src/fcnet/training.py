@@ -1,0 +1,476 @@
+"""The one epoch loop.
+
+``train`` draws each epoch's order and tables, hands them to an engine in chunks, validates, keeps the best network, and
+tells whoever watches. It knows nothing of devices, gradients or files. Results do not depend on how an epoch is cut into
+chunks: a chunk is as long as half a second allows, so that progress moves, Ctrl-C is heard and time budgets end.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from numbers import Real
+from types import FrameType
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcnet import counters
+from fcnet.costs import Cost, default_cost
+from fcnet.data.arrays import Part, as_part
+from fcnet.engines.choose import Choice, choose
+from fcnet.engines.contract import Dtype, Metrics, Plan, Program, TrainState, accuracy_rule, initial_state
+from fcnet.errors import DivergenceError, InputError, unknown_name
+from fcnet.history import Ending, EpochRecord, History, Monitor, Observer, RunInfo
+from fcnet.layers import DropoutScaling
+from fcnet.model import Model, rescale_for
+from fcnet.optimizers import SGD, Optimizer, as_schedule
+from fcnet.progress import Verbose, progress_observer
+
+CHUNK_SECONDS = 0.5
+"""About how long a chunk lasts."""
+FIRST_CHUNK = 16
+"""Steps in the first chunk, before the speed is known."""
+TABLE_NUMBERS = 1 << 22
+"""At most so many row indices in the tables of one chunk."""
+
+Task = Literal["classification", "regression"]
+Callback = Observer | Callable[[EpochRecord], bool | None]
+
+
+class Trainable(Protocol):
+    """What ``train`` reads of a network, and leaves changed."""
+
+    model: Model
+    arrays: dict[str, NDArray[Any]]
+    mini_batch_size: int
+    task: Task
+    trained: bool
+    history: History | None
+
+
+def train(
+    network: Trainable,
+    train: Any,
+    validation: Any = None,
+    test: Any = None,
+    *,
+    epochs: int,
+    mini_batch_size: int | None = None,
+    optimizer: Optimizer = SGD(0.1),  # noqa: B008  (a frozen value)
+    cost: Cost | None = None,
+    l2: float = 0.0,
+    shuffle: bool = True,
+    drop_last: bool = False,
+    dropout_scaling: DropoutScaling = "training",
+    monitor: Monitor | None = None,
+    seed: int = 0,
+    engine: str = "auto",
+    device: str = "auto",
+    dtype: Dtype = "float32",
+    callbacks: Sequence[Callback] = (),
+    time_budget: float | None = None,
+    early_stopping: int | None = None,
+    verbose: Verbose = True,
+) -> History:
+    """Train a network, and leave it as the best one seen.
+
+    What is minimised at each step is the mean cost of a mini-batch on the dropout path
+    + 0.5 * l2 * sum(w^2) / (number of whole mini-batches in the training data).
+
+    Args:
+        network: a ``fcnet.Network``; it continues from the parameters it has.
+        train: ``(X, y)`` or ``(X, y, sample_weight)``: X ``(n_rows, ...)`` with n_in numbers a row; y ``(n_rows,)`` class
+            labels from 0, or ``(n_rows, n_out)`` values.
+        validation: data that decides which epoch is best; without it the last one is kept.
+        test: data whose accuracy is noted after every epoch, and decides nothing.
+        epochs: passes over the training data, at most.
+        mini_batch_size: rows a step; the network's own where not given.
+        optimizer: such as ``fcnet.Adam(0.001)`` or ``fcnet.SGD(fcnet.Cosine(0.1))``.
+        cost: such as ``fcnet.quadratic``; by default what pairs with the last layer: log-likelihood with softmax,
+            cross-entropy with sigmoid, quadratic otherwise.
+        l2: strength of the L2 penalty on weights (the book's lambda, per number of mini-batches as in the article).
+        shuffle: a new order for every epoch; else the data's own.
+        drop_last: leave out a short last mini-batch; else it is a step of its own.
+        dropout_scaling: "training" (the field's inverted dropout) or "inference" (the article's), see ``fcnet.layers``.
+        monitor: "accuracy" (highest is best, for classes the default) or "cost" (lowest is best). Of equals the later wins.
+        seed: decides order and dropout masks. The same seed gives the same run.
+        engine: "auto" or "xla".
+        device: "auto", "cpu", "gpu" or "gpu:1".
+        dtype: "float32" or "float64".
+        callbacks: called with each ``EpochRecord``; one that returns True ends training. Or ``fcnet.Observer`` objects.
+        time_budget: seconds after which training ends, with what it has.
+        early_stopping: end after so many epochs without a better validation figure.
+        verbose: True for a bar on a terminal and a line an epoch elsewhere; "bar"; "lines"; or False.
+
+    Returns:
+        The history; it is ``network.history`` too.
+
+    Raises:
+        InputError: arguments or data that cannot be used, before training starts.
+        DeviceError: a GPU was asked for that is not there.
+        DivergenceError: the cost became NaN or infinite; the network is the best one seen before.
+        KeyboardInterrupt: Ctrl-C, at the end of the chunk; the network is the best one seen.
+    """
+    started = time.perf_counter()
+    _check_settings(l2, time_budget)
+    epochs = check_count("epochs", epochs)
+    mini_batch_size = check_count("mini_batch_size", mini_batch_size or network.mini_batch_size)
+    seed = counters.check_seed(seed)
+    model, arrays = network.model, network.arrays
+    if dropout_scaling not in ("training", "inference"):
+        raise unknown_name("dropout_scaling", dropout_scaling, ("training", "inference"))
+    if network.trained:  # its weights mean what they mean under its convention
+        arrays = rescale_for(model, dropout_scaling, arrays)
+    model = replace(model, dropout_scaling=dropout_scaling)
+
+    parts = _Parts.read(model, train, validation, test, mini_batch_size)
+    cost = cost or default_cost(model.layers[-1].activation_fn)
+    cost.check_pairing(model.layers[-1].activation_fn)
+    program = Program(model, cost, optimizer.rule, dtype)
+    choice = choose(engine, device, program)
+    task: Task = "regression" if accuracy_rule(program, parts.train.kind) is None else "classification"
+    monitor = _check_monitor(monitor, early_stopping, parts.validation, task)
+
+    steps = _Steps(parts.train.n_rows, mini_batch_size, shuffle, drop_last, seed, epochs, l2, model, optimizer)
+    info = RunInfo(
+        choice.engine.name, str(choice.placement), str(choice), epochs, steps.per_epoch, monitor
+    )
+    observers = [_as_observer(callback) for callback in callbacks]
+    if (progress := progress_observer(verbose)) is not None:
+        observers.append(progress)
+    history = History(monitor, steps.per_epoch)
+    loop = _Loop(choice, program, parts, steps, history, observers, early_stopping)
+    for observer in observers:
+        observer.training_starts(info)
+    try:
+        loop.run(initial_state(program, arrays), started + (time_budget or math.inf))
+    finally:
+        if loop.kept is not None:
+            network.model, network.arrays = model, loop.kept
+            network.task, network.trained, network.history = task, True, history
+        for observer in observers:
+            observer.training_ends(history)
+    if history.ending == "interrupted":
+        raise KeyboardInterrupt
+    if history.ending == "diverged":
+        raise loop.divergence()
+    return history
+
+
+# --- The loop ---------------------------------------------------------------------------------------------------------
+
+
+class _Loop:
+    """Epochs, until something ends them. ``kept`` is the best network's parameters so far."""
+
+    def __init__(
+        self,
+        choice: Choice,
+        program: Program,
+        parts: _Parts,
+        steps: _Steps,
+        history: History,
+        observers: list[Observer],
+        patience: int | None,
+    ) -> None:
+        self.engine, self.placement, self.program = choice.engine, choice.placement, program
+        self.parts, self.steps, self.history = parts, steps, history
+        self.observers, self.patience = observers, patience
+        self.kept: dict[str, NDArray[Any]] | None = None
+        self.bad_step = -1
+        self._best_figure = -math.inf
+        self._last_improvement = 0
+        self._seconds_per_step: float | None = None
+
+    def run(self, state: TrainState, deadline: float) -> None:
+        """Train from a state until the epochs are done, or the deadline on ``time.perf_counter`` has passed."""
+        put = lambda part: part and self.engine.put(part, self.program, self.placement)  # noqa: E731
+        self.train, self.validation, self.test = map(put, (self.parts.train, self.parts.validation, self.parts.test))
+        self.state = self.engine.start(self.program, state, self.placement)
+        with _Interrupts() as interrupts:
+            for epoch in range(self.steps.epochs):
+                if ending := self._epoch(epoch, deadline, interrupts):
+                    self.history.ending = ending
+                    break
+            if self.history.ending == "interrupted" and (self.kept is None or self.validation is None):
+                self.kept = self.engine.snapshot(self.state).parameters
+
+    def divergence(self) -> DivergenceError:
+        """The error for a cost that is no longer a number."""
+        epoch, rate = self.bad_step // self.steps.per_epoch, self.steps.rate_at(self.bad_step)
+        kept = (
+            "The network is as it was before training."
+            if self.history.best_epoch is None
+            else f"The network is the best one seen before, of epoch {self.history.best_epoch}."
+        )
+        return DivergenceError(
+            f"The cost became NaN or infinite at step {self.bad_step} (epoch {epoch}). The learning rate, {rate:g}, is probably "
+            f"too high: try {rate / 10:g}, or scale the inputs to about 0 to 1, or lower the L2 strength. {kept}",
+            step=self.bad_step,
+            history=self.history,
+        )
+
+    def _epoch(self, epoch: int, deadline: float, interrupts: _Interrupts) -> Ending | None:
+        """One epoch and its validation; why training ends, or None."""
+        plan = self.steps.plan(epoch)
+        first, done, cost_sum, rows, seconds = epoch * self.steps.per_epoch, 0, 0.0, 0, 0.0
+        late = False
+        while done < self.steps.per_epoch and not late:
+            n_steps = self._chunk_length(self.steps.per_epoch - done)
+            for observer in self.observers:
+                observer.chunk_starts(first + done, n_steps)
+            chunk = _cut(plan, done, n_steps, self.steps.table_length)
+            began = time.perf_counter()
+            report = self.engine.advance(self.state, self.train, chunk)
+            elapsed = time.perf_counter() - began
+            if report.bad_step >= 0:
+                return self._diverge(first + done + int(report.bad_step))
+            self._seconds_per_step = elapsed / n_steps
+            batch_rows = (chunk.rows[:n_steps] >= 0).sum(axis=1)
+            cost_sum += float(report.costs @ batch_rows)
+            rows, done, seconds = rows + int(batch_rows.sum()), done + n_steps, seconds + elapsed
+            for observer in self.observers:
+                observer.chunk_ends(first + done, cost_sum / rows)
+            if interrupts.noted:
+                return "interrupted"
+            late = time.perf_counter() >= deadline
+        return self._epoch_ends(epoch, first + done, cost_sum / rows, seconds) or ("time budget" if late else None)
+
+    def _epoch_ends(self, epoch: int, steps_done: int, training_cost: float, seconds: float) -> Ending | None:
+        nothing = Metrics(math.nan, None)
+        validated = self.engine.evaluate(self.state, self.validation) if self.validation else nothing
+        tested = self.engine.evaluate(self.state, self.test) if self.test else nothing
+        snapshot = None
+        if self.validation is None:
+            snapshot = self.engine.snapshot(self.state).parameters
+            healthy = all(np.isfinite(array).all() for array in snapshot.values())
+        else:
+            healthy = math.isfinite(validated.cost)
+        if not healthy:
+            return self._diverge(steps_done - 1)
+        record = EpochRecord(
+            epoch=epoch,
+            training_cost=training_cost,
+            validation_cost=validated.cost if self.validation else None,
+            validation_accuracy=validated.accuracy,
+            test_accuracy=tested.accuracy,
+            learning_rate=self.steps.rate_at(steps_done - 1),
+            seconds=seconds,
+        )
+        self.history.epochs.append(record)
+        figure = {"accuracy": validated.accuracy, "cost": -validated.cost, None: 0.0}[self.history.monitor]
+        assert figure is not None  # _check_monitor saw to it
+        best = figure >= self._best_figure
+        if figure > self._best_figure:
+            self._last_improvement = epoch
+        if best:
+            self._best_figure = figure
+            self.history.best_epoch, self.history.best_steps = epoch, steps_done
+            self.kept = snapshot or self.engine.snapshot(self.state).parameters
+        answers = [observer.epoch_ends(record, best) for observer in self.observers]
+        if any(answer is True for answer in answers):
+            return "callback"
+        if self.patience is not None and epoch - self._last_improvement >= self.patience:
+            return "early stopping"
+        return None
+
+    def _diverge(self, step: int) -> Ending:
+        self.bad_step = step
+        return "diverged"
+
+    def _chunk_length(self, remaining: int) -> int:
+        """Steps in the next chunk: what the last one's speed makes of ``CHUNK_SECONDS``."""
+        if self._seconds_per_step is None:
+            wanted = FIRST_CHUNK
+        else:
+            wanted = int(CHUNK_SECONDS / max(self._seconds_per_step, 1e-9))
+        return max(1, min(wanted, remaining, self.steps.table_length))
+
+
+class _Interrupts:
+    """Ctrl-C as a flag that is read between chunks; a second Ctrl-C interrupts at once. In the main thread only."""
+
+    def __init__(self) -> None:
+        self.noted = False
+        self._previous: Any = None
+
+    def __enter__(self) -> _Interrupts:
+        if threading.current_thread() is threading.main_thread():
+            self._previous = signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._previous is not None:
+            signal.signal(signal.SIGINT, self._previous)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.noted:
+            raise KeyboardInterrupt
+        self.noted = True
+
+
+class _Callback(Observer):
+    """A plain function of an epoch's record, as an observer."""
+
+    def __init__(self, function: Callable[[EpochRecord], bool | None]) -> None:
+        self._function = function
+
+    def epoch_ends(self, record: EpochRecord, best: bool) -> bool | None:
+        return self._function(record)
+
+
+def _as_observer(callback: Callback) -> Observer:
+    if isinstance(callback, Observer):
+        return callback
+    if not callable(callback):
+        raise InputError(f"A callback must be a function of an EpochRecord, or an Observer, got {callback!r}.")
+    return _Callback(callback)
+
+
+# --- The tables of an epoch -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """Which rows, rates and masks every step has: a pure function of the settings."""
+
+    n_rows: int
+    mini_batch_size: int
+    shuffle: bool
+    drop_last: bool
+    seed: int
+    epochs: int
+    l2: float
+    model: Model
+    optimizer: Optimizer
+
+    @property
+    def whole_batches(self) -> int:
+        """Mini-batches of full size in an epoch."""
+        return self.n_rows // self.mini_batch_size
+
+    @property
+    def per_epoch(self) -> int:
+        """Steps in an epoch."""
+        return self.whole_batches if self.drop_last else -(-self.n_rows // self.mini_batch_size)
+
+    @property
+    def table_length(self) -> int:
+        """Steps that the tables of one chunk have room for: the same all through a run, so that nothing recompiles."""
+        return max(1, min(self.per_epoch, TABLE_NUMBERS // self.mini_batch_size))
+
+    def rates(self, steps: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The scheduled learning rate of each step."""
+        schedule = as_schedule(self.optimizer.learning_rate)
+        return schedule(steps / self.per_epoch, float(self.epochs))
+
+    def rate_at(self, step: int) -> float:
+        """The scheduled learning rate of one step."""
+        return float(self.rates(np.array([step]))[0])
+
+    def plan(self, epoch: int) -> Plan:
+        """The tables of a whole epoch."""
+        if self.shuffle:
+            key = counters.key(self.seed, counters.Purpose.ORDER, step=epoch)
+            order = counters.permutation(key, self.n_rows)
+        else:
+            order = np.arange(self.n_rows)
+        rows = np.full(self.per_epoch * self.mini_batch_size, -1, np.int32)
+        rows[: self.n_rows] = order[: len(rows)]
+        steps = np.arange(epoch * self.per_epoch, (epoch + 1) * self.per_epoch)
+        p_dropout = [layer.p_dropout for layer in self.model.layers]
+        return Plan(
+            n_steps=self.per_epoch,
+            rows=rows.reshape(self.per_epoch, self.mini_batch_size),
+            coefficients=self.optimizer.coefficients(steps, self.rates(steps)),
+            l2=np.full(self.per_epoch, self.l2 / max(1, self.whole_batches)),
+            dropout=np.tile(p_dropout, (self.per_epoch, 1)),
+            keys=counters.key(
+                self.seed,
+                counters.Purpose.DROPOUT,
+                layer=np.arange(len(p_dropout))[None, :],
+                step=steps[:, None],
+            ),
+        )
+
+
+def _cut(plan: Plan, start: int, n_steps: int, length: int) -> Plan:
+    """Some steps of a plan, in tables of the given length; rows beyond ``n_steps`` are never read."""
+
+    def cut(table: NDArray[Any]) -> NDArray[Any]:
+        piece = table[start : start + length]
+        if len(piece) == length:
+            return piece
+        return np.concatenate([piece, np.zeros((length - len(piece), *table.shape[1:]), table.dtype)])
+
+    return Plan(
+        n_steps, cut(plan.rows), cut(plan.coefficients), cut(plan.l2), cut(plan.dropout), cut(plan.keys)
+    )
+
+
+# --- Checks -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Parts:
+    train: Part
+    validation: Part | None
+    test: Part | None
+
+    @classmethod
+    def read(cls, model: Model, train: Any, validation: Any, test: Any, mini_batch_size: int) -> _Parts:
+        """The data, checked against the model and each other."""
+        first = as_part(train, model.n_in, model.n_out, "training data")
+        if mini_batch_size > first.n_rows:
+            raise InputError(
+                f"mini_batch_size={mini_batch_size} is larger than the training data, which has {first.n_rows} rows. "
+                f"Use {first.n_rows} or less."
+            )
+
+        def follow(data: Any, name: str) -> Part | None:
+            return None if data is None else as_part(data, model.n_in, model.n_out, name, first.kind)
+
+        return cls(first, follow(validation, "validation data"), follow(test, "test data"))
+
+
+def _check_settings(l2: object, time_budget: object) -> None:
+    if not isinstance(l2, Real) or not (math.isfinite(l2) and l2 >= 0):
+        raise InputError(f"The L2 strength must be a finite number, 0 or above, got {l2!r}.")
+    if time_budget is not None and (not isinstance(time_budget, Real) or not time_budget > 0):
+        raise InputError(f"time_budget must be a number of seconds above 0, got {time_budget!r}.")
+
+
+def check_count(name: str, number: object) -> int:
+    """A positive integer; anything else is refused by name."""
+    try:
+        count = operator.index(number)  # type: ignore[arg-type]
+    except TypeError:
+        raise InputError(f"{name} must be a positive integer, got {number!r}.") from None
+    if count < 1:
+        raise InputError(f"{name} must be a positive integer, got {count}.")
+    return count
+
+
+def _check_monitor(
+    monitor: Monitor | None, early_stopping: int | None, validation: Part | None, task: Task
+) -> Monitor | None:
+    """Which validation figure decides what is best; None without validation data."""
+    if monitor not in (None, "accuracy", "cost"):
+        raise unknown_name("monitor", monitor, ("accuracy", "cost"))
+    if early_stopping is not None:
+        check_count("early_stopping", early_stopping)
+    if validation is None:
+        if early_stopping is not None or monitor is not None:
+            asked = "early_stopping" if early_stopping is not None else "monitor"
+            raise InputError(f"{asked} needs validation data: pass validation=(X, y).")
+        return None
+    if monitor == "accuracy" and task == "regression":
+        raise InputError("monitor='accuracy' needs class labels; for regression use monitor='cost'.")
+    return monitor or ("accuracy" if task == "classification" else "cost")
