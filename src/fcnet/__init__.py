@@ -14,9 +14,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "fcnet.activations": (
-        "Activation sigmoid tanh relu leaky_relu elu selu gelu silu mish softplus linear softmax"
-    ),
+    "fcnet.activations": ("Activation sigmoid tanh relu leaky_relu elu selu gelu silu mish softplus linear softmax"),
     "fcnet.costs": "Cost log_likelihood cross_entropy quadratic",
     "fcnet.data.arrays": "DataSet Part",
     "fcnet.data.sources": "load",
@@ -24,14 +22,12 @@ _HOMES = {
     "fcnet.history": "EpochRecord History Observer",
     "fcnet.layers": "FullyConnectedLayer SoftmaxLayer dropout_layer",
     "fcnet.network": "Network",
-    "fcnet.optimizers": (
-        "SGD Momentum Nesterov Adam AdamW Constant Cosine Step Exponential WarmUp"
-    ),
+    "fcnet.optimizers": ("SGD Momentum Nesterov Adam AdamW Constant Cosine Step Exponential WarmUp"),
     "fcnet.training": "train",
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
 
-__all__ = sorted(_HOME)  # noqa: PLE0605
+__all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:

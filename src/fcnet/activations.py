@@ -116,9 +116,7 @@ leaky_relu = Activation(
 elu = Activation("elu", _elu, _elu_derivative)
 selu = Activation("selu", _selu, _selu_derivative)
 gelu = Activation("gelu", lambda z: z * _normal_cdf(z), lambda z: _normal_cdf(z) + z * _normal_pdf(z))
-silu = Activation(
-    "silu", lambda z: z * _sigmoid(z), lambda z: _sigmoid(z) * (1.0 + z * (1.0 - _sigmoid(z)))
-)
+silu = Activation("silu", lambda z: z * _sigmoid(z), lambda z: _sigmoid(z) * (1.0 + z * (1.0 - _sigmoid(z))))
 mish = Activation("mish", lambda z: z * _np(z).tanh(_softplus(z)), _mish_derivative)
 softplus = Activation("softplus", _softplus, _sigmoid)
 linear = Activation("linear", lambda z: z, lambda z: _np(z).ones_like(z))
@@ -152,8 +150,6 @@ def as_activation(function: Activation | Callable[[Array], Array]) -> Activation
             f"Write fcnet.{function}, or fcnet.activations.activation_named({function!r})."
         )
     if not callable(function):
-        raise InputError(
-            f"activation_fn must be a function of an array such as fcnet.relu, got {function!r}."
-        )
+        raise InputError(f"activation_fn must be a function of an array such as fcnet.relu, got {function!r}.")
     name = getattr(function, "__qualname__", type(function).__qualname__)
     return Activation(name, function)

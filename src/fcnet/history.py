@@ -86,7 +86,7 @@ class History:
         """A Polars data frame with one row an epoch and one column for each field of ``EpochRecord``."""
         import polars
 
-        columns = {name: polars.Float64 for name in EpochRecord.__dataclass_fields__} | {"epoch": polars.Int64}
+        columns = dict.fromkeys(EpochRecord.__dataclass_fields__, polars.Float64) | {"epoch": polars.Int64}
         return polars.DataFrame([asdict(record) for record in self.epochs], schema=columns)
 
     def plot(self, path: str | Path | None = None) -> Figure:

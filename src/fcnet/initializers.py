@@ -27,9 +27,7 @@ class Initializer:
     name: str
     draw: Callable[[NDArray[np.uint32], tuple[int, ...], int, int], NDArray[np.float64]]
 
-    def __call__(
-        self, key: NDArray[np.uint32], shape: tuple[int, ...], n_in: int, n_out: int
-    ) -> NDArray[np.float64]:
+    def __call__(self, key: NDArray[np.uint32], shape: tuple[int, ...], n_in: int, n_out: int) -> NDArray[np.float64]:
         """The initial array of a layer with n_in inputs and n_out outputs."""
         return self.draw(key, shape, n_in, n_out)
 
@@ -43,27 +41,21 @@ article_weights = Initializer(
 )
 """N(0, sqrt(1 / n_out)): mean and standard deviation, as in the article and the book's network3."""
 
-article_biases = Initializer(
-    "article_biases", lambda key, shape, n_in, n_out: counters.normal(key, shape)
-)
+article_biases = Initializer("article_biases", lambda key, shape, n_in, n_out: counters.normal(key, shape))
 """N(0, 1), as in the article and the book's network3."""
 
 zeros = Initializer("zeros", lambda key, shape, n_in, n_out: np.zeros(shape))
 
 glorot_uniform = Initializer(
     "glorot_uniform",
-    lambda key, shape, n_in, n_out: (2.0 * counters.uniform(key, shape) - 1.0)
-    * np.sqrt(6.0 / (n_in + n_out)),
+    lambda key, shape, n_in, n_out: (2.0 * counters.uniform(key, shape) - 1.0) * np.sqrt(6.0 / (n_in + n_out)),
 )
 """U(-r, r), r = sqrt(6 / (n_in + n_out)): Glorot and Bengio, 2010; for sigmoid, tanh and linear layers."""
 
-he_normal = Initializer(
-    "he_normal", lambda key, shape, n_in, n_out: counters.normal(key, shape) * np.sqrt(2.0 / n_in)
-)
+he_normal = Initializer("he_normal", lambda key, shape, n_in, n_out: counters.normal(key, shape) * np.sqrt(2.0 / n_in))
 """N(0, sqrt(2 / n_in)): He et al., 2015; for relu and its relatives."""
 
 INITIALIZERS = {
-    initializer.name: initializer
-    for initializer in (article_weights, article_biases, zeros, glorot_uniform, he_normal)
+    initializer.name: initializer for initializer in (article_weights, article_biases, zeros, glorot_uniform, he_normal)
 }
 """The initializers by name: for saved files."""

@@ -56,9 +56,7 @@ class Model:
             raise InputError("A network needs at least one layer, got an empty list.")
         for index, layer in enumerate(self.layers):
             if not isinstance(layer, FullyConnectedLayer | SoftmaxLayer):
-                raise InputError(
-                    f"Layer {index} must be a FullyConnectedLayer or a SoftmaxLayer, got {layer!r}."
-                )
+                raise InputError(f"Layer {index} must be a FullyConnectedLayer or a SoftmaxLayer, got {layer!r}.")
         for index, (before, layer) in enumerate(zip(self.layers, self.layers[1:], strict=False), start=1):
             if layer.n_in != before.n_out:
                 raise InputError(
@@ -94,9 +92,7 @@ class Model:
                 parameters[name] = initializer(key, shape, layer.n_in, layer.n_out).astype(dtype)
         return parameters
 
-    def forward(
-        self, parameters: dict[str, Array], x: Array, dropout: Dropout | None = None
-    ) -> tuple[Array, Array]:
+    def forward(self, parameters: dict[str, Array], x: Array, dropout: Dropout | None = None) -> tuple[Array, Array]:
         """The last layer's weighted inputs z and outputs f(z) for a batch.
 
         Args:
@@ -121,9 +117,7 @@ class Model:
         if missing := expected.keys() - parameters.keys():
             raise InputError(f"Parameters are missing: {', '.join(sorted(missing))}.")
         if unknown := parameters.keys() - expected.keys():
-            raise InputError(
-                f"Unknown parameters: {', '.join(sorted(unknown))}. Expected: {', '.join(expected)}."
-            )
+            raise InputError(f"Unknown parameters: {', '.join(sorted(unknown))}. Expected: {', '.join(expected)}.")
         for name, shape in expected.items():
             if parameters[name].shape != shape:
                 raise InputError(f"{name} must have shape {shape}, got {parameters[name].shape}.")

@@ -20,7 +20,7 @@ from fcnet.errors import FileError, InputError
 from fcnet.history import EpochRecord, History, Observer, RunInfo
 from fcnet.layers import Layer
 from fcnet.model import Model, biases_name, model_of, weights_name
-from fcnet.optimizers import SGD_RULE, SGD
+from fcnet.optimizers import SGD, SGD_RULE
 from fcnet.progress import print_choice
 from fcnet.training import Task, check_count, train
 
@@ -65,13 +65,13 @@ class Network:
     @property
     def parameters(self) -> list[tuple[NDArray[Any], NDArray[Any]]]:
         """(w, b) of each layer: ``(n_in, n_out)`` and ``(n_out,)``. Can be set; shapes and numbers are checked."""
-        return [(self.arrays[weights_name(i)], self.arrays[biases_name(i)]) for i in range(len(self.layers))]
+        return [(self.arrays[weights_name(i)], self.arrays[biases_name(i)]) for i in range(len(self.model.layers))]
 
     @parameters.setter
     def parameters(self, parameters: Sequence[tuple[ArrayLike, ArrayLike]]) -> None:
-        if len(parameters) != len(self.layers):
+        if len(parameters) != len(self.model.layers):
             raise InputError(
-                f"parameters must be one (w, b) a layer: expected {len(self.layers)}, got {len(parameters)}."
+                f"parameters must be one (w, b) a layer: expected {len(self.model.layers)}, got {len(parameters)}."
             )
         arrays = {}
         for index, (w, b) in enumerate(parameters):
@@ -84,12 +84,12 @@ class Network:
         self.arrays = arrays
 
     def __repr__(self) -> str:
-        layers = ", ".join(f"{type(layer).__name__}({layer.n_in}, {layer.n_out})" for layer in self.layers)
+        layers = ", ".join(f"{type(layer).__name__}({layer.n_in}, {layer.n_out})" for layer in self.model.layers)
         return f"Network([{layers}], mini_batch_size={self.mini_batch_size}, seed={self.seed})"
 
     # --- Training -----------------------------------------------------------------------------------------------------
 
-    def SGD(  # noqa: N802  (the article's name)
+    def SGD(
         self,
         training_data: Any,
         epochs: int,
@@ -185,9 +185,7 @@ class Network:
             raise InputError("accuracy needs class labels; for values, use cost(X, y).")
         return accuracy
 
-    def cost(
-        self, X: Any, y: Any, *, cost: Cost | None = None, engine: str = "auto", device: str = "auto"
-    ) -> float:
+    def cost(self, X: Any, y: Any, *, cost: Cost | None = None, engine: str = "auto", device: str = "auto") -> float:
         """Mean cost of a row without dropout and without L2 penalty; ``cost`` as in ``fcnet.train``."""
         return self._metrics(X, y, cost, engine, device).cost
 
@@ -212,7 +210,7 @@ class Network:
     def _metrics(self, X: Any, y: Any, cost: Cost | None, engine: str, device: str) -> Metrics:
         part = as_part((X, y), self.model.n_in, self.model.n_out, "data")
         chosen, run, program, placement = self._start(cost, engine, device)
-        return chosen.evaluate(run, chosen.put(part, program, placement))
+        return chosen.evaluate(run, chosen.put(part, program, placement))[0]
 
     # --- Reading and keeping ------------------------------------------------------------------------------------------
 
@@ -229,11 +227,13 @@ class Network:
                 f"{layer.p_dropout:g}",
                 f"{(layer.n_in + 1) * layer.n_out:,}",
             )
-            for index, layer in enumerate(self.layers)
+            for index, layer in enumerate(self.model.layers)
         ]
         widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-                 for row in (header, *rows)]
+        lines = [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in (header, *rows)
+        ]
         total = sum(array.size for array in self.arrays.values())
         return "\n".join([*lines, f"{total:,} parameters"])
 

@@ -117,12 +117,12 @@ class WarmUp:
 
 
 def _check_rate(rate: object) -> None:
-    if not isinstance(rate, Real) or not math.isfinite(rate) or rate < 0:
+    if not isinstance(rate, Real) or not 0.0 <= float(rate) < math.inf:
         raise InputError(f"A learning rate must be a finite number, 0 or above, got {rate!r}.")
 
 
 def _check_positive(owner: str, name: str, number: object) -> None:
-    if not isinstance(number, Real) or not number > 0:
+    if not isinstance(number, Real) or not float(number) > 0:
         raise InputError(f"{owner}: {name} must be above 0, got {number!r}.")
 
 
@@ -207,7 +207,9 @@ ADAM_RULE = UpdateRule(
 class Optimizer(Protocol):
     """An update rule with its settings."""
 
-    learning_rate: float | Schedule
+    @property
+    def learning_rate(self) -> float | Schedule:
+        """A constant rate or a schedule."""
 
     @property
     def rule(self) -> UpdateRule:
@@ -304,7 +306,7 @@ class Adam(AdamW):
 
 
 def _check_fraction(owner: str, name: str, number: object) -> None:
-    if not isinstance(number, Real) or not 0.0 <= number < 1.0:
+    if not isinstance(number, Real) or not 0.0 <= float(number) < 1.0:
         raise InputError(f"{owner}: {name} must lie in [0, 1), got {number!r}.")
 
 

@@ -139,9 +139,7 @@ def train(
     monitor = _check_monitor(monitor, early_stopping, parts.validation, task)
 
     steps = _Steps(parts.train.n_rows, mini_batch_size, shuffle, drop_last, seed, epochs, l2, model, optimizer)
-    info = RunInfo(
-        choice.engine.name, str(choice.placement), str(choice), epochs, steps.per_epoch, monitor
-    )
+    info = RunInfo(choice.engine.name, str(choice.placement), str(choice), epochs, steps.per_epoch, monitor)
     observers = [_as_observer(callback) for callback in callbacks]
     if (progress := progress_observer(verbose)) is not None:
         observers.append(progress)
@@ -244,9 +242,9 @@ class _Loop:
         return self._epoch_ends(epoch, first + done, cost_sum / rows, seconds) or ("time budget" if late else None)
 
     def _epoch_ends(self, epoch: int, steps_done: int, training_cost: float, seconds: float) -> Ending | None:
-        nothing = Metrics(math.nan, None)
-        validated = self.engine.evaluate(self.state, self.validation) if self.validation else nothing
-        tested = self.engine.evaluate(self.state, self.test) if self.test else nothing
+        nothing = [Metrics(math.nan, None)]
+        (validated,) = self.engine.evaluate(self.state, self.validation) if self.validation else nothing
+        (tested,) = self.engine.evaluate(self.state, self.test) if self.test else nothing
         snapshot = None
         if self.validation is None:
             snapshot = self.engine.snapshot(self.state).parameters
@@ -410,9 +408,7 @@ def _cut(plan: Plan, start: int, n_steps: int, length: int) -> Plan:
             return piece
         return np.concatenate([piece, np.zeros((length - len(piece), *table.shape[1:]), table.dtype)])
 
-    return Plan(
-        n_steps, cut(plan.rows), cut(plan.coefficients), cut(plan.l2), cut(plan.dropout), cut(plan.keys)
-    )
+    return Plan(n_steps, cut(plan.rows), cut(plan.coefficients), cut(plan.l2), cut(plan.dropout), cut(plan.keys))
 
 
 # --- Checks -----------------------------------------------------------------------------------------------------------
@@ -441,9 +437,9 @@ class _Parts:
 
 
 def _check_settings(l2: object, time_budget: object) -> None:
-    if not isinstance(l2, Real) or not (math.isfinite(l2) and l2 >= 0):
+    if not isinstance(l2, Real) or not 0 <= float(l2) < math.inf:
         raise InputError(f"The L2 strength must be a finite number, 0 or above, got {l2!r}.")
-    if time_budget is not None and (not isinstance(time_budget, Real) or not time_budget > 0):
+    if time_budget is not None and (not isinstance(time_budget, Real) or not float(time_budget) > 0):
         raise InputError(f"time_budget must be a number of seconds above 0, got {time_budget!r}.")
 
 

@@ -156,8 +156,8 @@ class Engine(Protocol):
     def advance(self, run: Any, data: Any, plan: Plan) -> Report:
         """Do a chunk of steps."""
 
-    def evaluate(self, run: Any, data: Any) -> Metrics:
-        """Cost and accuracy on data, in bounded memory; with members, a list of them."""
+    def evaluate(self, run: Any, data: Any) -> list[Metrics]:
+        """Cost and accuracy on data, in bounded memory, of each member; a list of one where there are no members."""
 
     def forward(self, run: Any, X: NDArray[Any]) -> NDArray[Any]:
         """Outputs ``(n_rows, n_out)`` for rows ``(n_rows, n_in)`` without dropout, in bounded memory."""

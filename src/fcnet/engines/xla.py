@@ -70,9 +70,7 @@ class XlaEngine:
     def supports(self, program: Program, placement: Placement) -> str | None:
         """None where the engine can do this; else the reason why not."""
         model = program.model
-        parameters = {
-            name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in model.shapes()
-        }
+        parameters = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in model.shapes()}
         x = jax.ShapeDtypeStruct((2, model.n_in), jnp.float32)
         for index, layer in enumerate(model.layers):
             if layer.activation_fn.derivative is None and layer.activation_fn != softmax:
@@ -104,7 +102,8 @@ class XlaEngine:
         weights[: part.n_rows] = 1.0 if part.weights is None else part.weights
         with _precision(program):
             device = jax_device(placement)
-            return Data(*(jax.device_put(array, device) for array in (X, y, weights)), part.kind)
+            X, y, weights = (jax.device_put(array, device) for array in (X, y, weights))
+            return Data(X, y, weights, part.kind)
 
     def start(self, program: Program, state: TrainState, placement: Placement) -> Run:
         """Copy a state to the device."""
@@ -138,14 +137,12 @@ class XlaEngine:
             return Report(costs, int(bad_step))
         return Report(costs.T, bad_step)
 
-    def evaluate(self, run: Run, data: Data) -> Metrics | list[Metrics]:
-        """Cost and accuracy on data; with members, a list of them."""
+    def evaluate(self, run: Run, data: Data) -> list[Metrics]:
+        """Cost and accuracy on data, of each member."""
         with _precision(run.program):
             sums = _evaluate(run.program, run.parameters, data.X, data.y, data.weights)
-        cost, correct, weight = (np.asarray(array, np.float64).sum(axis=-1) for array in sums)
+        cost, correct, weight = (np.atleast_1d(np.asarray(array, np.float64).sum(axis=-1)) for array in sums)
         scored = accuracy_rule(run.program, data.kind) is not None
-        if run.program.members is None:
-            return Metrics(float(cost / weight), float(correct / weight) if scored else None)
         return [
             Metrics(float(k / w), float(c / w) if scored else None)
             for k, c, w in zip(cost, correct, weight, strict=True)
@@ -168,14 +165,10 @@ class XlaEngine:
             outputs[..., start : start + len(rows), :] = np.asarray(answer)[..., : len(rows), :]
         return outputs
 
-    def cost_and_gradient(
-        self, run: Run, data: Data, l2: float = 0.0
-    ) -> tuple[float, dict[str, NDArray[Any]]]:
+    def cost_and_gradient(self, run: Run, data: Data, l2: float = 0.0) -> tuple[float, dict[str, NDArray[Any]]]:
         """Mean cost without dropout + 0.5 * l2 * sum(w^2), and its gradient."""
         with _precision(run.program):
-            cost, gradient = _cost_and_gradient(
-                run.program, run.parameters, data.X, data.y, data.weights, l2
-            )
+            cost, gradient = _cost_and_gradient(run.program, run.parameters, data.X, data.y, data.weights, l2)
         return float(cost), {name: np.array(array) for name, array in gradient.items()}
 
     def snapshot(self, run: Run) -> TrainState:
@@ -207,7 +200,8 @@ def _precision(program: Program) -> AbstractContextManager[Any]:
 
 def _use_compilation_cache() -> None:
     """Keep compiled programs in the user's cache folder, unless the user has chosen a place; without one all still works."""
-    if jax.config.jax_compilation_cache_dir or not jax.config.jax_enable_compilation_cache:
+    chosen = jax.config.values
+    if chosen["jax_compilation_cache_dir"] or not chosen["jax_enable_compilation_cache"]:
         return
     folder = Path(platformdirs.user_cache_dir("fcnet")) / "xla"
     try:
@@ -249,7 +243,7 @@ def _differentiable(model: Model) -> Model:
     layers = []
     for layer in model.layers:
         own = wrap(layer.activation_fn)
-        layers.append(layer if own is layer.activation_fn else dataclasses.replace(layer, activation_fn=own))  # type: ignore[call-arg]
+        layers.append(layer if own is layer.activation_fn else dataclasses.replace(layer, activation_fn=own))
     return dataclasses.replace(model, layers=tuple(layers))
 
 
@@ -349,9 +343,7 @@ def _advance(
             def keep(new: jax.Array, old: jax.Array) -> jax.Array:
                 return jnp.where(alive.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
 
-            new_parameters, new_slots = jax.tree.map(
-                keep, (new_parameters, new_slots), (parameters, slots)
-            )
+            new_parameters, new_slots = jax.tree.map(keep, (new_parameters, new_slots), (parameters, slots))
         bad_step = jnp.where((bad_step < 0) & ~jnp.isfinite(cost), i, bad_step)
         return i + 1, new_parameters, new_slots, costs.at[i].set(cost), bad_step
 
@@ -410,8 +402,9 @@ def _cost_and_gradient(
     total = jnp.sum(weights)
 
     def block(carry: Any, rows: tuple[jax.Array, ...]) -> tuple[Any, None]:
-        share = jnp.sum(rows[2]) / total
-        answer = jax.value_and_grad(lambda p: share * _mean_cost(program, p, *rows, None))(parameters)
+        x, y, weights = rows
+        share = jnp.sum(weights) / total
+        answer = jax.value_and_grad(lambda p: share * _mean_cost(program, p, x, y, weights, None))(parameters)
         return jax.tree.map(jnp.add, carry, answer), None
 
     zero = (jnp.zeros((), X.dtype), jax.tree.map(jnp.zeros_like, parameters))
