@@ -6,9 +6,10 @@ tables. Beside ``NAME.safetensors`` lies ``NAME.json``, the same description for
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import tempfile
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,34 +108,26 @@ def load_model(path: str | Path) -> SavedModel:
 
 def write_atomically(file: Path, content: bytes) -> None:
     """Write a file so that its name shows either the old content or all of the new, also after a power loss."""
-    temporary = None
+    temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex}.partial")
     try:
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
-        with os.fdopen(descriptor, "wb") as opened:
+        with temporary.open("xb") as opened:
             opened.write(content)
             opened.flush()
             os.fsync(opened.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, file)
+        temporary.replace(file)
         folder = os.open(file.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
         finally:
             os.close(folder)
     except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         reason = error.strerror or error
         raise FileError(f"{file} cannot be written: {reason}. Check that the folder exists and is writable.") from None
 
 
 _STRUCTURE = {"format", "version", "layers", "dropout_scaling"}
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 # --- Layers as JSON ---------------------------------------------------------------------------------------------------

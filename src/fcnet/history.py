@@ -43,6 +43,7 @@ class History:
 
     Attributes:
         epochs: a record for each epoch.
+        engine, device: what it ran on, such as "xla" and "cpu".
         monitor: which validation figure decided what is best; None without validation data.
         steps_per_epoch: mini-batches in an epoch.
         best_epoch: the epoch whose network was kept; the last one without validation data, None before any epoch ended.
@@ -50,6 +51,8 @@ class History:
         ending: why training ended.
     """
 
+    engine: str
+    device: str
     monitor: Monitor | None
     steps_per_epoch: int
     epochs: list[EpochRecord] = field(default_factory=list)
@@ -125,20 +128,14 @@ class RunInfo:
     """What is about to be trained.
 
     Attributes:
-        engine: the engine's name.
-        device: where it runs.
         choice: engine, device and the reason for them, in words.
         epochs: at most so many.
         steps_per_epoch: mini-batches in an epoch.
-        monitor: which validation figure decides what is best.
     """
 
-    engine: str
-    device: str
     choice: str
     epochs: int
     steps_per_epoch: int
-    monitor: Monitor | None
 
 
 class Observer:

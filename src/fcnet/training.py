@@ -139,11 +139,11 @@ def train(
     monitor = _check_monitor(monitor, early_stopping, parts.validation, task)
 
     steps = _Steps(parts.train.n_rows, mini_batch_size, shuffle, drop_last, seed, epochs, l2, model, optimizer)
-    info = RunInfo(choice.engine.name, str(choice.placement), str(choice), epochs, steps.per_epoch, monitor)
+    info = RunInfo(str(choice), epochs, steps.per_epoch)
     observers = [_as_observer(callback) for callback in callbacks]
     if (progress := progress_observer(verbose)) is not None:
         observers.append(progress)
-    history = History(monitor, steps.per_epoch)
+    history = History(choice.engine.name, str(choice.placement), monitor, steps.per_epoch)
     loop = _Loop(choice, program, parts, steps, history, observers, early_stopping)
     for observer in observers:
         observer.training_starts(info)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fcnet.errors import InputError
+from fcnet.errors import InputError, unknown_name
 
 TargetKind = Literal["labels", "values"]
 """Class labels ``(n_rows,)``, integers from 0; or values ``(n_rows, n_out)``: numbers or class probabilities."""
@@ -66,6 +66,17 @@ class DataSet:
     def n_in(self) -> int:
         """Numbers in a row of input."""
         return int(self.train.X.shape[1])
+
+    def part(self, name: str) -> Part:
+        """The part of that name: "train", "validation" or "test"."""
+        parts = {"train": self.train, "validation": self.validation, "test": self.test}
+        if name not in parts:
+            raise unknown_name("part", name, parts)
+        part = parts[name]
+        if part is None:
+            has = ", ".join(known for known, found in parts.items() if found is not None)
+            raise InputError(f"{self.name} has no {name} part. It has: {has}.")
+        return part
 
 
 def as_rows(X: Any, n_in: int | None = None, name: str = "X") -> NDArray[Any]:

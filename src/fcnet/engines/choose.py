@@ -67,13 +67,13 @@ def _place(device: str) -> tuple[Placement, str]:
     if device == "cpu":
         return Placement("cpu"), "as asked"
     if device == "auto":
-        if found := _gpus():
+        if found := usable_gpus():
             return Placement("gpu"), found[0]
         return Placement("cpu"), f"no GPU: {why_no_gpu()}"
     kind, _, number = str(device).partition(":")
     if kind != "gpu" or (number and not number.isdecimal()):
         raise unknown_name("device", device, ("auto", "cpu", "gpu", "gpu:1"))
-    index, found = int(number or 0), _gpus()
+    index, found = int(number or 0), usable_gpus()
     if not found:
         raise DeviceError(f"device={device!r} was asked for, but there is no GPU: {why_no_gpu()} Or use device='cpu'.")
     if index >= len(found):
@@ -83,7 +83,7 @@ def _place(device: str) -> tuple[Placement, str]:
     return Placement("gpu", index), found[index]
 
 
-def _gpus() -> list[str]:
+def usable_gpus() -> list[str]:
     """The names of the GPUs that an engine can use."""
     from fcnet.engines.xla import gpus
 

@@ -143,6 +143,7 @@ class Engine(Protocol):
     """
 
     name: str
+    description: str
 
     def supports(self, program: Program, placement: Placement) -> str | None:
         """None where the engine can do this; else the reason why not."""

@@ -63,6 +63,7 @@ class XlaEngine:
     """JAX compiled by XLA; see ``fcnet.engines.contract.Engine``."""
 
     name = "xla"
+    description = f"JAX {jax.__version__}: CPU and GPU, any activation"
 
     def __init__(self) -> None:
         _use_compilation_cache()
@@ -100,6 +101,9 @@ class XlaEngine:
         y[: part.n_rows] = part.y
         weights = np.zeros(length, program.dtype)
         weights[: part.n_rows] = 1.0 if part.weights is None else part.weights
+        # A row of weight 0 is absent; as zeros it cannot make 0 * NaN in a gradient.
+        X[weights == 0] = 0
+        y[weights == 0] = 0
         with _precision(program):
             device = jax_device(placement)
             X, y, weights = (jax.device_put(array, device) for array in (X, y, weights))
@@ -339,6 +343,7 @@ def _advance(
         new_parameters, new_slots, cost = step(parameters, slots, row)
         if members:  # a member that has gone bad stays as it was
             alive = bad_step < 0
+            cost = jnp.where(alive, cost, jnp.nan)
 
             def keep(new: jax.Array, old: jax.Array) -> jax.Array:
                 return jnp.where(alive.reshape(-1, *(1,) * (new.ndim - 1)), new, old)

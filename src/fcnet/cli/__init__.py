@@ -1,0 +1,1 @@
+"""The command line: nothing here that the library cannot do."""

@@ -1,0 +1,364 @@
+"""The command ``fcnet``."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fcnet import __version__
+
+# Only what parses the command line is imported here; what trains is imported by the command that needs it, so that
+# help and completion answer at once.
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Train fully connected networks on CPUs and GPUs.",
+)
+
+EXIT_INTERRUPTED = 130
+
+
+def main() -> None:
+    """Run the command; an error of fcnet's is a message and an exit code, not a traceback."""
+    from fcnet.errors import FcnetError, InputError
+
+    try:
+        app()
+    except FcnetError as error:
+        print(f"fcnet: error: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, InputError) else 1)
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"fcnet {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _fcnet(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def _read_config(context: typer.Context, path: Path | None) -> Path | None:
+    """Options from a file become the defaults of this command line."""
+    if path is not None and not context.resilient_parsing:
+        from fcnet.cli import words
+
+        options = [p.name for p in context.command.params if p.name and p.name not in ("config", "help", "data")]
+        context.default_map = words.config(path, options)
+    return path
+
+
+Run = Annotated[Path, typer.Argument(help="A run folder, or a model file.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
+Engine = Annotated[str, typer.Option(help="auto or xla.", rich_help_panel="Machine")]
+Device = Annotated[str, typer.Option(help="auto, cpu, gpu or gpu:1.", rich_help_panel="Machine")]
+PartName = Annotated[str, typer.Option("--part", help="Which part of the data: train, validation or test.")]
+
+
+@app.command()
+def train(
+    data: Annotated[
+        str, typer.Argument(help="digits, mnist, a folder of IDX files, or an .npz file.", show_default=False)
+    ],
+    hidden: Annotated[str, typer.Option(help="Sizes of the hidden layers, such as 100,100.")] = "256",
+    activation: Annotated[str, typer.Option(help="Of the hidden layers: relu, sigmoid, tanh, gelu, ...")] = "relu",
+    dropout: Annotated[
+        str, typer.Option(help="Probability to drop a hidden output; or one for each layer's input: 0.2,0.5,0.5.")
+    ] = "0",
+    epochs: Annotated[int, typer.Option(help="Passes over the training data, at most.")] = 30,
+    batch_size: Annotated[int, typer.Option(help="Rows in a step.")] = 32,
+    optimizer: Annotated[str, typer.Option(help="sgd, momentum, nesterov, adam or adamw.")] = "adam",
+    learning_rate: Annotated[
+        float | None, typer.Option(help="The optimizer's own by default.", show_default=False)
+    ] = None,
+    schedule: Annotated[
+        str, typer.Option(help="constant, cosine, step, exponential, warmup or warmup-cosine.")
+    ] = "cosine",
+    l2: Annotated[
+        float, typer.Option(help="Strength of the L2 penalty: 0.5 * l2 * sum(w^2) / number of mini-batches.")
+    ] = 0.0,
+    early_stopping: Annotated[
+        int | None, typer.Option(help="Stop after so many epochs without improvement.", show_default=False)
+    ] = None,
+    time_budget: Annotated[str | None, typer.Option(help="Stop after 90s, 5m or 1h.", show_default=False)] = None,
+    seed: Annotated[int, typer.Option(help="Decides initial weights, order and dropout.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder; runs/DATA-001 and so on by default.", show_default=False)
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run folder that exists.")] = False,
+    json_line: Json = False,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="TOML file with these options, for those not given here.",
+            callback=_read_config,
+            is_eager=True,
+            show_default=False,
+        ),
+    ] = None,
+    engine: Engine = "auto",
+    device: Device = "auto",
+    dtype: Annotated[str, typer.Option(help="float32 or float64.", rich_help_panel="Machine")] = "float32",
+) -> None:
+    """Train a network and leave a run folder: model, settings and results, history, curves."""
+    from fcnet import training
+    from fcnet.cli import runs, words
+    from fcnet.data.sources import load_data
+    from fcnet.errors import DivergenceError
+
+    began = time.perf_counter()
+    settings = {
+        "data": data,
+        "hidden": words.sizes(hidden),
+        "activation": activation,
+        "dropout": words.dropout(dropout, len(words.sizes(hidden)) + 1),
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "optimizer": optimizer,
+        "learning_rate": learning_rate,
+        "schedule": schedule,
+        "l2": l2,
+        "early_stopping": early_stopping,
+        "time_budget": time_budget,
+        "seed": seed,
+        "engine": engine,
+        "device": device,
+        "dtype": dtype,
+    }
+    update = words.optimizer(optimizer, learning_rate, schedule)
+    data_set = load_data(data, seed=seed)
+    network = _network(settings, data_set)
+    folder = runs.make_folder(out, data_set.name, overwrite)
+    error: BaseException | None = None
+    try:
+        training.train(
+            network,
+            data_set.train,
+            data_set.validation,
+            data_set.test,
+            epochs=epochs,
+            optimizer=update,
+            l2=l2,
+            seed=seed,
+            engine=engine,
+            device=device,
+            dtype=dtype,  # type: ignore[arg-type]  (checked by train)
+            time_budget=None if time_budget is None else words.seconds(time_budget),
+            early_stopping=early_stopping,
+        )
+    except (KeyboardInterrupt, DivergenceError) as caught:
+        error = caught
+    finally:
+        if network.history is None:  # nothing was trained: leave no empty folder
+            folder.rmdir()
+    if network.history is not None:
+        history = network.history
+        results = {
+            "test_accuracy": history.test_accuracy,
+            "best_validation_accuracy": history.best_validation_accuracy,
+            "best_epoch": history.best_epoch,
+            "epochs": len(history.epochs),
+            "seconds": round(time.perf_counter() - began, 3),
+            "engine": history.engine,
+            "device": history.device,
+            "run": str(folder),
+        }
+        record = {"settings": settings, "versions": runs.versions(), "ending": history.ending, "results": results}
+        runs.write(folder, network, history, record)
+        if json_line:
+            print(json.dumps(results))
+        else:
+            _print_results(network, history, results)
+    if isinstance(error, KeyboardInterrupt):
+        raise typer.Exit(EXIT_INTERRUPTED)
+    if error is not None:
+        raise error
+
+
+@app.command()
+def evaluate(
+    run: Run,
+    data: Annotated[str, typer.Argument(help="digits, mnist, a folder or an .npz file.", show_default=False)],
+    part: PartName = "test",
+    json_line: Json = False,
+    engine: Engine = "auto",
+    device: Device = "auto",
+) -> None:
+    """Accuracy and cost of a trained network on data."""
+    from fcnet.network import Network
+
+    network = Network.load(run)
+    rows = _part(data, part)
+    answer: dict[str, Any] = {
+        "rows": rows.n_rows,
+        "cost": network.cost(rows.X, rows.y, engine=engine, device=device),
+        "accuracy": None,
+    }
+    if network.task == "classification":
+        answer["accuracy"] = network.accuracy(rows.X, rows.y, engine=engine, device=device)
+    if json_line:
+        print(json.dumps(answer))
+    else:
+        accuracy = "" if answer["accuracy"] is None else f"accuracy {answer['accuracy']:.2%}, "
+        print(f"{accuracy}cost {answer['cost']:.4f} on {rows.n_rows:,} rows")
+
+
+@app.command()
+def predict(
+    run: Run,
+    data: Annotated[str, typer.Argument(help="digits, mnist, a folder or an .npz file.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Where the predictions go; - for standard output.")] = Path(
+        "predictions.csv"
+    ),
+    part: PartName = "test",
+    engine: Engine = "auto",
+    device: Device = "auto",
+) -> None:
+    """Write a trained network's predictions as CSV: the class and each class's probability, or the values."""
+    import polars
+
+    from fcnet.checkpoint import write_atomically
+    from fcnet.data.sources import load_rows
+    from fcnet.network import Network
+
+    network = Network.load(run)
+    X = load_rows(data, part)
+    predictions = network.predict(X, engine=engine, device=device)
+    columns: dict[str, Any] = {}
+    if network.task == "classification":
+        columns["prediction"] = predictions
+        probabilities = network.predict_proba(X, engine=engine, device=device)
+        columns |= {f"p_{j}": probabilities[:, j] for j in range(probabilities.shape[1])}
+    else:
+        values = predictions.reshape(len(predictions), -1)
+        names = ["prediction"] if values.shape[1] == 1 else [f"prediction_{j}" for j in range(values.shape[1])]
+        columns = {name: values[:, j] for j, name in enumerate(names)}
+    table = polars.DataFrame(columns).write_csv()
+    if str(out) == "-":
+        sys.stdout.write(table)
+    else:
+        write_atomically(out, table.encode())
+        print(f"{len(predictions):,} predictions in {out}")
+
+
+@app.command()
+def info(run: Run, json_line: Json = False) -> None:
+    """What a run folder or a model file holds."""
+    from fcnet.cli import runs
+    from fcnet.network import Network
+
+    network = Network.load(run)
+    record = runs.read(run) if run.is_dir() else {}
+    if json_line:
+        print(json.dumps({"layers": len(network.layers), "mini_batch_size": network.mini_batch_size, **record}))
+        return
+    print(network.summary())
+    for title in ("settings", "versions", "results"):
+        if title in record:
+            print(f"\n{title}")
+            for name, value in record[title].items():
+                print(f"  {name:<26}{_plain(value)}")
+
+
+@app.command()
+def devices() -> None:
+    """Which engines and devices can be used here, and why others cannot."""
+    from fcnet.engines.choose import ENGINES, engine_named, usable_gpus, why_no_gpu
+
+    for name in ENGINES:
+        print(f"engine  {name:<8}{engine_named(name).description}")
+    import os
+
+    print(f"device  {'cpu':<8}usable, {len(os.sched_getaffinity(0))} cores")
+    found = usable_gpus()
+    for index, name in enumerate(found):
+        print(f"device  {f'gpu:{index}':<8}usable, {name}")
+    if not found:
+        print(f"device  {'gpu':<8}not usable: {why_no_gpu()}")
+
+
+# --- Below the commands -----------------------------------------------------------------------------------------------
+
+
+def _network(settings: dict[str, Any], data_set: Any) -> Any:
+    """The network that the options describe, for the data's sizes."""
+    from fcnet import initializers
+    from fcnet.activations import activation_named, linear
+    from fcnet.layers import FullyConnectedLayer, SoftmaxLayer
+    from fcnet.network import Network
+
+    activation = activation_named(settings["activation"])
+    saturating = activation.name in ("sigmoid", "tanh", "linear")
+    weights = initializers.glorot_uniform if saturating else initializers.he_normal
+    sizes = [data_set.n_in, *settings["hidden"]]
+    *inner, last = settings["dropout"]
+    layers: list[Any] = [
+        FullyConnectedLayer(n_in, n_out, activation, p, weights, initializers.zeros)
+        for n_in, n_out, p in zip(sizes, sizes[1:], inner, strict=False)
+    ]
+    if data_set.n_classes is not None:
+        layers.append(SoftmaxLayer(sizes[-1], max(2, data_set.n_classes), last))
+    else:
+        n_out = data_set.train.y.shape[1]
+        layers.append(
+            FullyConnectedLayer(sizes[-1], n_out, linear, last, initializers.glorot_uniform, initializers.zeros)
+        )
+    return Network(layers, settings["batch_size"], settings["seed"])
+
+
+def _part(data: str, name: str) -> Any:
+    """One part of a data set, by name."""
+    from fcnet.data.sources import load_data
+
+    return load_data(data).part(name)
+
+
+def _print_results(network: Any, history: Any, results: dict[str, Any]) -> None:
+    """The closing table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold")
+    best = history.best
+    rows = {
+        "training": f"{history.ending} after {results['epochs']} epochs, {results['seconds']:.1f} s in all",
+        "engine": f"{results['engine']} on {results['device']}",
+        "network": f"{sum(array.size for array in network.arrays.values()):,} parameters",
+    }
+    if best is not None:
+        rows["best epoch"] = str(best.epoch)
+        for name in ("validation_accuracy", "validation_cost", "test_accuracy"):
+            value = getattr(best, name)
+            if value is not None:
+                rows[name.replace("_", " ")] = f"{value:.2%}" if name.endswith("accuracy") else f"{value:.4f}"
+    rows["run folder"] = results["run"]
+    for name, value in rows.items():
+        table.add_row(name, value)
+    Console(highlight=False, soft_wrap=True).print(table)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    return "-" if value is None else str(value)

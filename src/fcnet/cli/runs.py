@@ -1,0 +1,101 @@
+"""Run folders: what a training leaves behind.
+
+model.safetensors, model.json   the best network
+run.json                        settings, seed, versions, device, results
+history.csv, curves.png         every epoch
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import itertools
+import json
+import platform
+import shutil
+from pathlib import Path
+from typing import Any
+
+from fcnet.checkpoint import write_atomically
+from fcnet.errors import FileError
+from fcnet.history import History
+from fcnet.network import Network
+
+RUN_FILE = "run.json"
+_OWN = {"model.safetensors", "model.json", RUN_FILE, "history.csv", "curves.png"}
+
+
+def make_folder(out: Path | None, source: str, overwrite: bool) -> Path:
+    """A new folder for a run, made before training so that a bad place is known then.
+
+    Args:
+        out: where; without it the next free ``runs/NAME-001``.
+        source: the data set's name.
+        overwrite: whether a run folder that exists may be replaced.
+
+    Raises:
+        FileError: it exists, or cannot be made or written.
+    """
+    folder = out or _next_free(Path("runs"), Path(source).stem or "run")
+    try:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            _clear(folder, overwrite)
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise FileError(
+            f"The run folder {folder} cannot be made or written: {error.strerror}. Choose another place with --out."
+        ) from None
+    return folder
+
+
+def _clear(folder: Path, overwrite: bool) -> None:
+    if not overwrite:
+        raise FileError(
+            f"The run folder {folder} exists already. Choose another with --out, or replace it with --overwrite."
+        )
+    foreign = [] if folder.is_dir() and (folder / RUN_FILE).exists() else [folder.name]
+    if folder.is_dir():
+        foreign += sorted(path.name for path in folder.iterdir() if path.name not in _OWN)
+    if foreign:
+        raise FileError(
+            f"{folder} is not a run folder, or holds more than a run ({', '.join(foreign[:5])}), so it is left alone. "
+            "Choose another place with --out."
+        )
+    shutil.rmtree(folder)
+
+
+def _next_free(parent: Path, name: str) -> Path:
+    return next(path for n in itertools.count(1) if not (path := parent / f"{name}-{n:03}").exists())
+
+
+def write(folder: Path, network: Network, history: History, run: dict[str, Any]) -> None:
+    """Write a run into its folder."""
+    network.save(folder)
+    history.to_frame().write_csv(folder / "history.csv")
+    if history.epochs:
+        history.plot(folder / "curves.png")
+    write_atomically(folder / RUN_FILE, (json.dumps(run, indent=2) + "\n").encode())
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The contents of a run's ``run.json``."""
+    file = folder / RUN_FILE
+    if not file.is_file():
+        raise FileError(
+            f"There is no run in {folder}: {RUN_FILE} is missing. Expected a folder that 'fcnet train' made."
+        )
+    try:
+        run = json.loads(file.read_bytes())
+    except (ValueError, RecursionError, OSError):
+        raise FileError(f"{file} is damaged: it is not JSON.") from None
+    if not isinstance(run, dict) or not isinstance(run.get("results"), dict):
+        raise FileError(f"{file} is damaged: it has no results.")
+    return run
+
+
+def versions() -> dict[str, str]:
+    """The versions that a result depends on."""
+    packages = {name: importlib.metadata.version(name) for name in ("fcnet", "numpy", "jax", "jaxlib")}
+    return {"python": platform.python_version(), **packages, "platform": platform.platform()}

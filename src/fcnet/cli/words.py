@@ -1,0 +1,83 @@
+"""What people type, as values: lists of numbers, durations, names of activations, optimizers and schedules."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from fcnet.errors import FileError, InputError, unknown_name
+from fcnet.optimizers import OPTIMIZERS, SCHEDULES, Optimizer
+
+_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def sizes(text: str) -> list[int]:
+    """ "100,50" as [100, 50]; an empty text, "0" or "none" as no hidden layer at all."""
+    if text.strip().lower() in ("", "0", "none"):
+        return []
+    try:
+        numbers = [int(word) for word in text.split(",")]
+    except ValueError:
+        numbers = [0]
+    if min(numbers) < 1:
+        raise InputError(f"--hidden must be positive integers separated by commas, such as 100,100; got {text!r}.")
+    return numbers
+
+
+def dropout(text: str, n_layers: int) -> list[float]:
+    """The dropout of each layer's input.
+
+    One number is for every layer but the first, whose input is the data; as many numbers as layers are for each in turn.
+    """
+    try:
+        numbers = [float(word) for word in text.split(",")]
+    except ValueError:
+        raise InputError(f"--dropout must be a number, or numbers separated by commas, got {text!r}.") from None
+    if len(numbers) == 1:
+        return [0.0, *numbers * (n_layers - 1)] if n_layers > 1 else numbers
+    if len(numbers) != n_layers:
+        raise InputError(
+            f"--dropout has {len(numbers)} numbers, but the network has {n_layers} layers (the hidden ones and the last). "
+            "Give one number for all, or one for each layer's input."
+        )
+    return numbers
+
+
+def seconds(text: str) -> float:
+    """ "90", "90s", "5m" or "1.5h" in seconds."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([smh]?)\s*", text.lower())
+    if found is None:
+        raise InputError(f"--time-budget must be a duration such as 90s, 5m or 1.5h, got {text!r}.")
+    return float(found[1]) * _UNITS[found[2]]
+
+
+def optimizer(name: str, learning_rate: float | None, schedule: str) -> Optimizer:
+    """The optimizer of that name; without a learning rate, with the optimizer's own default."""
+    if name not in OPTIMIZERS:
+        raise unknown_name("optimizer", name, OPTIMIZERS)
+    if schedule not in SCHEDULES:
+        raise unknown_name("schedule", schedule, SCHEDULES)
+    kind = OPTIMIZERS[name]
+    if learning_rate is None:
+        learning_rate = inspect.signature(kind).parameters["learning_rate"].default
+    return kind(SCHEDULES[schedule](learning_rate))
+
+
+def config(path: Path, options: list[str]) -> dict[str, Any]:
+    """A TOML file of options by their long names, such as ``batch-size = 32``; for what the command line leaves out."""
+    try:
+        settings = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise FileError(f"The configuration {path} cannot be read: {error.strerror}.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise FileError(f"The configuration {path} is not TOML: {error}.") from None
+    values = {}
+    for name, value in settings.items():
+        option = name.replace("-", "_")
+        if option not in options:
+            raise unknown_name(f"setting in {path}:", name, [known.replace("_", "-") for known in options])
+        values[option] = ",".join(map(str, value)) if isinstance(value, list) else value
+    return values
