@@ -55,7 +55,9 @@ def _sigmoid(z: Array) -> Array:
 
 
 def _softplus(z: Array) -> Array:
-    return _np(z).logaddexp(z, 0.0)
+    xp = _np(z)
+    positive = z > 0
+    return xp.where(positive, z, 0.0) + xp.log1p(xp.exp(xp.where(positive, -z, z)))
 
 
 def _normal_cdf(z: Array) -> Array:
@@ -107,11 +109,11 @@ def _tanh(z: Array) -> Array:
 
 sigmoid = Activation("sigmoid", _sigmoid, lambda z: _sigmoid(z) * (1.0 - _sigmoid(z)))
 tanh = Activation("tanh", _tanh, lambda z: 1.0 - _tanh(z) ** 2)
-relu = Activation("relu", lambda z: _np(z).maximum(z, 0.0), lambda z: _np(z).where(z > 0, 1.0, 0.0))
+relu = Activation("relu", lambda z: _np(z).maximum(z, 0.0), lambda z: _np(z).where(z > 0, _np(z).ones_like(z), 0.0))
 leaky_relu = Activation(
     "leaky_relu",
     lambda z: _np(z).where(z > 0, z, LEAK * z),
-    lambda z: _np(z).where(z > 0, 1.0, LEAK),
+    lambda z: _np(z).where(z > 0, _np(z).ones_like(z), LEAK),
 )
 elu = Activation("elu", _elu, _elu_derivative)
 selu = Activation("selu", _selu, _selu_derivative)

@@ -63,7 +63,9 @@ def _log_likelihood(z: Array, a: Array, targets: Array) -> Array:
 
 def _cross_entropy(z: Array, a: Array, targets: Array) -> Array:
     xp = z.__array_namespace__()
-    return xp.sum(xp.maximum(z, 0.0) - z * targets + xp.log1p(xp.exp(-xp.abs(z))), axis=-1)
+    positive = z > 0  # max(z, 0) and |z| would do, but for their kinks at 0: there the derivative must be 1/2 - y
+    costs = xp.where(positive, z, 0.0) - z * targets + xp.log1p(xp.exp(xp.where(positive, -z, z)))
+    return xp.sum(costs, axis=-1)
 
 
 def _quadratic(z: Array, a: Array, targets: Array) -> Array:

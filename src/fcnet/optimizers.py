@@ -286,7 +286,7 @@ class AdamW:
         for name in ("beta_1", "beta_2"):
             _check_fraction(type(self).__name__, name, getattr(self, name))
         _check_positive(type(self).__name__, "epsilon", self.epsilon)
-        if not self.weight_decay >= 0:
+        if not isinstance(self.weight_decay, Real) or not self.weight_decay >= 0:
             raise InputError(f"weight_decay must be 0 or above, got {self.weight_decay!r}.")
 
     def coefficients(self, step: NDArray[np.int64], rate: Floats) -> Floats:

@@ -1,0 +1,292 @@
+"""The article's network in float64 NumPy: the judge of every engine.
+
+Read it from top to bottom like the book (Nielsen, "Neural Networks and Deep Learning", chapters 1 to 3 and 6): activation
+functions, the forward path with and without dropout, cost functions, backpropagation by hand, update rules. Every formula
+is written here a second time. What it shares with fcnet is the cipher behind the dropout masks, which published vectors
+check, and the names and sizes in fcnet's records (layers, optimizers), which it only reads.
+
+Layers count from 0; x is ``(n_rows, n_in)``, w ``(n_in, n_out)``, b ``(n_out,)``.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.special import expit, ndtr
+
+from fcnet.counters import threefry2x32
+
+# --- Activation functions a = f(z) and their derivatives f'(z) ---------------------------------------------------------
+
+
+def softplus(z):
+    return np.maximum(z, 0.0) + np.log1p(np.exp(-np.abs(z)))
+
+
+def exponential_part(z):
+    """e^z where z is negative, 1 elsewhere: without overflow."""
+    return np.exp(np.where(z < 0, z, 0.0))
+
+
+def mish_derivative(z):
+    return np.tanh(softplus(z)) + z * expit(z) / np.cosh(softplus(z)) ** 2
+
+
+LAMBDA, ALPHA = 1.0507009873554804934193349852946, 1.6732632423543772848170429916717
+
+ACTIVATIONS = {
+    "sigmoid": (expit, lambda z: expit(z) * expit(-z)),
+    "tanh": (np.tanh, lambda z: np.cosh(z) ** -2.0),
+    "relu": (lambda z: z * (z > 0), lambda z: 1.0 * (z > 0)),
+    "leaky_relu": (lambda z: z * np.where(z > 0, 1.0, 0.01), lambda z: np.where(z > 0, 1.0, 0.01)),
+    "elu": (lambda z: np.where(z > 0, z, exponential_part(z) - 1.0), exponential_part),
+    "selu": (
+        lambda z: np.where(z > 0, LAMBDA * z, LAMBDA * ALPHA * (exponential_part(z) - 1.0)),
+        lambda z: np.where(z > 0, LAMBDA, LAMBDA * ALPHA * exponential_part(z)),
+    ),
+    "gelu": (
+        lambda z: z * ndtr(z),
+        lambda z: ndtr(z) + z * np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi),
+    ),
+    "silu": (lambda z: z * expit(z), lambda z: expit(z) + z * expit(z) * expit(-z)),
+    "mish": (lambda z: z * np.tanh(softplus(z)), mish_derivative),
+    "softplus": (softplus, expit),
+    "linear": (lambda z: z, lambda z: 0.0 * z + 1.0),
+    "sin": (np.sin, np.cos),
+}
+
+
+def softmax(z):
+    e = np.exp(z - z.max(axis=1, keepdims=True))
+    return e / e.sum(axis=1, keepdims=True)
+
+
+def activate(name, z):
+    return softmax(z) if name == "softmax" else ACTIVATIONS[name][0](z)
+
+
+# --- Dropout: which inputs of a layer are kept in a step ---------------------------------------------------------------
+
+
+def keep_mask(key, p, n_rows, n_units):
+    """1 where a unit is kept, 0 where it is dropped, ``(n_rows, n_units)``.
+
+    Unit u of row r is dropped where its 32 bits are below p * 2**32. The bits are the first word of the cipher's answer to
+    (r, u) in the first half of the units, and the second word of its answer to (r, u - half) in the second half.
+    """
+    half = (n_units + 1) // 2
+    row, unit = np.meshgrid(np.arange(n_rows, dtype=np.uint32), np.arange(half, dtype=np.uint32), indexing="ij")
+    first, second = threefry2x32((key[:1], key[1:]), (row, unit))
+    bits = np.hstack([first, second])[:, :n_units]
+    return 1.0 * (bits >= np.rint(p * 2.0**32))
+
+
+# --- The forward path --------------------------------------------------------------------------------------------------
+
+
+def forward(layers, parameters, x, scaling, dropout=None, keys=None):
+    """What each layer reads, its weighted inputs and the factors on what the layer before wrote.
+
+    With ``dropout`` (a probability a layer) and ``keys`` (a key a layer) it is the path of a training step:
+
+        "inference" scaling, the article     z = (x * mask) . w + b
+        "training" scaling, the field        z = (x * mask / (1 - p)) . w + b
+
+    and without them the path without dropout: z = (1 - p) x . w + b, or z = x . w + b.
+
+    Returns:
+        inputs, zs, factors, each a list with one entry a layer; and the network's outputs.
+    """
+    inputs, zs, factors = [], [], []
+    a = np.asarray(x, np.float64)
+    for i, layer in enumerate(layers):
+        factor = np.ones_like(a)
+        if dropout is not None and layer.p_dropout > 0:
+            factor = keep_mask(keys[i], dropout[i], *a.shape)
+            if scaling == "training":
+                factor = factor / (1.0 - dropout[i])
+        elif dropout is None and scaling == "inference":
+            factor = factor * (1.0 - layer.p_dropout)
+        a = a * factor
+        z = a @ parameters[f"layers.{i}.weights"] + parameters[f"layers.{i}.biases"]
+        inputs.append(a)
+        zs.append(z)
+        factors.append(factor)
+        a = activate(layer.activation_fn.name, z)
+    return inputs, zs, factors, a
+
+
+# --- Costs: a number a row, and what it says about the last layer's weighted inputs ------------------------------------
+
+
+def targets_of(y, n_out):
+    """Labels ``(n_rows,)`` as one-hot rows; values as they are."""
+    y = np.asarray(y)
+    return np.eye(n_out)[y] if y.ndim == 1 else y.astype(np.float64)
+
+
+def row_costs(cost, z, a, t):
+    """The cost of each row, ``(n_rows,)``."""
+    if cost == "log_likelihood":  # - sum_j t_j log a_j
+        log_a = z - z.max(axis=1, keepdims=True)
+        log_a = log_a - np.log(np.exp(log_a).sum(axis=1, keepdims=True))
+        return -(t * log_a).sum(axis=1)
+    if cost == "cross_entropy":  # - sum_j [t_j log a_j + (1 - t_j) log(1 - a_j)], log a = -softplus(-z)
+        return (t * softplus(-z) + (1.0 - t) * softplus(z)).sum(axis=1)
+    if cost == "quadratic":  # 1/2 sum_j (a_j - t_j)^2
+        return ((a - t) ** 2).sum(axis=1) / 2
+    raise ValueError(cost)
+
+
+def output_error(cost, activation, z, a, t):
+    """delta = d cost / d z of the last layer, a row at a time."""
+    if cost == "log_likelihood":  # softmax outputs
+        return t.sum(axis=1, keepdims=True) * a - t
+    if cost == "cross_entropy":  # sigmoid outputs
+        return a - t
+    slope = a - t  # quadratic: d cost / d a
+    if activation == "softmax":  # d a_j / d z_k = a_j ([j = k] - a_k)
+        return a * (slope - (slope * a).sum(axis=1, keepdims=True))
+    return slope * ACTIVATIONS[activation][1](z)
+
+
+def weights_of_rows(weights, n_rows):
+    return np.ones(n_rows) if weights is None else np.asarray(weights, np.float64)
+
+
+# --- Backpropagation ---------------------------------------------------------------------------------------------------
+
+
+def cost_and_gradient(layers, parameters, x, y, cost, scaling, weights=None, l2=0.0, dropout=None, keys=None):
+    """Mean cost of the rows by weight, 0.5 * l2 * sum(w^2), and the gradient of their sum."""
+    inputs, zs, factors, a = forward(layers, parameters, x, scaling, dropout, keys)
+    t = targets_of(y, a.shape[1])
+    w = weights_of_rows(weights, len(a))
+    share = w / w.sum()
+    mean_cost = (share * row_costs(cost, zs[-1], a, t)).sum()
+    penalty = sum(0.5 * l2 * (parameters[f"layers.{i}.weights"] ** 2).sum() for i in range(len(layers)))
+
+    gradient = {}
+    delta = share[:, None] * output_error(cost, layers[-1].activation_fn.name, zs[-1], a, t)
+    for i in reversed(range(len(layers))):
+        w_i = parameters[f"layers.{i}.weights"]
+        gradient[f"layers.{i}.weights"] = inputs[i].T @ delta + l2 * w_i
+        gradient[f"layers.{i}.biases"] = delta.sum(axis=0)
+        if i > 0:
+            derivative = ACTIVATIONS[layers[i - 1].activation_fn.name][1]
+            delta = (delta @ w_i.T) * factors[i] * derivative(zs[i - 1])
+    return mean_cost, penalty, gradient
+
+
+# --- Update rules ------------------------------------------------------------------------------------------------------
+
+SLOTS = {
+    "SGD": (),
+    "Momentum": ("velocity",),
+    "Nesterov": ("velocity",),
+    "Adam": ("first_moment", "second_moment"),
+    "AdamW": ("first_moment", "second_moment"),
+}
+
+
+def update(optimizer, rate, t, name, w, g, slots):
+    """One parameter's new value; ``slots`` are changed in place. ``t`` is 1 in the first step of training."""
+    rule = type(optimizer).__name__
+    if rule == "SGD":
+        return w - rate * g
+    if rule in ("Momentum", "Nesterov"):
+        mu = optimizer.momentum
+        v = slots["velocity"][name] = mu * slots["velocity"][name] - rate * g
+        return w + v if rule == "Momentum" else w + (mu * v - rate * g)
+    m = optimizer.beta_1 * slots["first_moment"][name] + (1 - optimizer.beta_1) * g
+    v = optimizer.beta_2 * slots["second_moment"][name] + (1 - optimizer.beta_2) * g**2
+    slots["first_moment"][name], slots["second_moment"][name] = m, v
+    m_hat = m / (1 - optimizer.beta_1**t)
+    v_hat = v / (1 - optimizer.beta_2**t)
+    step = rate * m_hat / (np.sqrt(v_hat) + optimizer.epsilon)
+    if rule == "AdamW" and name.endswith("weights"):  # the decay is decoupled from the gradient, and spares biases
+        step = step + rate * optimizer.weight_decay * w
+    return w - step
+
+
+# --- Training ----------------------------------------------------------------------------------------------------------
+
+
+def train(
+    layers,
+    parameters,
+    X,
+    y,
+    *,
+    rows,
+    rates,
+    l2,
+    dropout,
+    keys,
+    cost,
+    optimizer,
+    scaling="inference",
+    weights=None,
+    slots=None,
+    first_step=0,
+):
+    """Mini-batch descent, one step for each row of the tables.
+
+    Args:
+        layers: fcnet's layer records.
+        parameters: named arrays to start from; not changed.
+        X, y: all rows and their labels or values.
+        rows: ``(n_steps, batch)``, which rows each step reads; -1 pads a short batch.
+        rates, l2: ``(n_steps,)``.
+        dropout, keys: ``(n_steps, n_layers)`` and ``(n_steps, n_layers, 2)``.
+        cost: a cost's name.
+        optimizer: fcnet's optimizer record.
+        weights: how much each row of X counts; None where all count 1.
+        slots: what the optimizer keeps beside the parameters; None for zeros.
+        first_step: how many steps of training came before.
+
+    Returns:
+        parameters, slots, and the mean cost of each step's batch on the dropout path, without the penalty.
+    """
+    parameters = {name: np.array(array, np.float64) for name, array in parameters.items()}
+    slots = slots or {
+        slot: {name: np.zeros_like(array) for name, array in parameters.items()}
+        for slot in SLOTS[type(optimizer).__name__]
+    }
+    X = np.asarray(X, np.float64)
+    row_weights = weights_of_rows(weights, len(X))
+    costs = []
+    for step, padded in enumerate(rows):
+        batch = padded[padded >= 0]
+        mean_cost, _, gradient = cost_and_gradient(
+            layers, parameters, X[batch], y[batch], cost, scaling,
+            row_weights[batch], l2[step], dropout[step], keys[step],
+        )  # fmt: skip
+        costs.append(mean_cost)
+        for name in parameters:
+            parameters[name] = update(
+                optimizer, rates[step], first_step + step + 1, name, parameters[name], gradient[name], slots
+            )
+    return parameters, slots, np.array(costs)
+
+
+# --- What is reported --------------------------------------------------------------------------------------------------
+
+
+def outputs(layers, parameters, X, scaling):
+    """The network's outputs without dropout."""
+    return forward(layers, parameters, X, scaling)[-1]
+
+
+def evaluate(layers, parameters, X, y, cost, scaling, weights=None):
+    """Mean cost of a row without dropout, and the fraction of rows that are right; None where y holds values to be met."""
+    _, zs, _, a = forward(layers, parameters, X, scaling)
+    t = targets_of(y, a.shape[1])
+    w = weights_of_rows(weights, len(a))
+    mean_cost = np.average(row_costs(cost, zs[-1], a, t), weights=w)
+    if np.ndim(y) == 1 or layers[-1].activation_fn.name == "softmax":
+        right = a.argmax(axis=1) == t.argmax(axis=1)
+    elif cost == "cross_entropy" and a.shape[1] == 1:
+        right = (a[:, 0] > 0.5) == (t[:, 0] > 0.5)
+    else:
+        return mean_cost, None
+    return mean_cost, np.average(right, weights=w)
