@@ -17,7 +17,7 @@ _HOMES = {
     "fcnet.activations": ("Activation sigmoid tanh relu leaky_relu elu selu gelu silu mish softplus linear softmax"),
     "fcnet.costs": "Cost log_likelihood cross_entropy quadratic",
     "fcnet.data.arrays": "DataSet Part",
-    "fcnet.data.sources": "load",
+    "fcnet.data.sources": "load_data",
     "fcnet.errors": "FcnetError InputError FileError DeviceError DownloadError DivergenceError",
     "fcnet.history": "EpochRecord History Observer",
     "fcnet.layers": "FullyConnectedLayer SoftmaxLayer dropout_layer",

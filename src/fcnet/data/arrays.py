@@ -92,7 +92,7 @@ def as_rows(X: Any, n_in: int | None = None, name: str = "X") -> NDArray[Any]:
     """
     if hasattr(X, "tocsr"):
         raise InputError(f"{name} is a sparse matrix; fcnet reads dense arrays. Pass {name}.toarray().")
-    rows = np.asarray(X)
+    rows = _as_array(X, name)
     if rows.dtype == object or rows.dtype.kind not in "fiub":
         raise InputError(
             f"{name} must hold numbers, got an array of {rows.dtype}. Encode text and categories as numbers first."
@@ -107,6 +107,15 @@ def as_rows(X: Any, n_in: int | None = None, name: str = "X") -> NDArray[Any]:
         )
     check_finite(rows, name)
     return rows
+
+
+def _as_array(numbers: Any, name: str) -> NDArray[Any]:
+    try:
+        return np.asarray(numbers)
+    except ValueError:
+        raise InputError(
+            f"{name} is not an array: its rows have different lengths. Expected as many numbers in each."
+        ) from None
 
 
 def check_finite(rows: NDArray[Any], name: str) -> None:
@@ -147,7 +156,7 @@ def as_part(data: Any, n_in: int, n_out: int, name: str, kind: TargetKind | None
     if not isinstance(data, tuple | list) or len(data) not in (2, 3):
         raise InputError(f"{name} must be (X, y) or (X, y, sample_weight), got {_shape_of(data)}.")
     X = as_rows(data[0], n_in, f"X of the {name}")
-    y = np.asarray(data[1])
+    y = _as_array(data[1], f"y of the {name}")
     if len(y.shape) == 0 or len(y) != len(X):
         raise InputError(f"The {name} has {len(X)} rows in X but y has shape {y.shape}. Expected one target a row.")
     y = _targets(y, n_out, f"y of the {name}", kind)
@@ -182,11 +191,12 @@ def _targets(y: NDArray[Any], n_out: int, name: str, kind: TargetKind | None) ->
 
 
 def _labels(y: NDArray[Any], n_out: int, name: str) -> NDArray[np.int64]:
-    labels = y.astype(np.int64)
+    with np.errstate(invalid="ignore"):  # a number beyond int64 is no label, as the next line finds
+        labels = y.astype(np.int64)
     if y.dtype.kind == "f" and (labels != y).any():
         row = int(np.argmax(labels != y))
         raise InputError(
-            f"{name} must hold integer class labels 0 to {n_out - 1}, got {y[row]!r} in row {row}. "
+            f"{name} must hold integer class labels 0 to {n_out - 1}, got {y[row].item()!r} in row {row}. "
             "For regression, end the network with a layer of n_out=1, or pass y of shape (n_rows, n_out)."
         )
     outside = (labels < 0) | (labels >= n_out)
@@ -204,7 +214,7 @@ def _is_one_hot(y: NDArray[Any]) -> bool:
 
 
 def _row_weights(weights: Any, n_rows: int, name: str) -> NDArray[np.float64]:
-    array = np.asarray(weights)
+    array = _as_array(weights, name)
     if array.dtype.kind not in "fiub" or array.shape != (n_rows,):
         raise InputError(f"{name} must be {n_rows} numbers, one a row, got {array.dtype} of shape {array.shape}.")
     array = array.astype(np.float64)
