@@ -73,6 +73,7 @@ def train(
     seed: int = 0,
     engine: str = "auto",
     device: str = "auto",
+    n_threads: int | None = None,
     dtype: Dtype = "float32",
     callbacks: Sequence[Callback] = (),
     time_budget: float | None = None,
@@ -101,8 +102,10 @@ def train(
         dropout_scaling: "training" (the field's inverted dropout) or "inference" (the article's), see ``fcnet.layers``.
         monitor: "accuracy" (highest is best, for classes the default) or "cost" (lowest is best). Of equals the later wins.
         seed: decides order and dropout masks. The same seed gives the same run.
-        engine: "auto" or "xla".
+        engine: "auto", "native" (a CPU, fcnet's own activations) or "xla" (CPU and GPU, any activation).
         device: "auto", "cpu", "gpu" or "gpu:1".
+        n_threads: threads of the native engine at most; by default what OMP_NUM_THREADS or NUMBA_NUM_THREADS says, else one
+            a core.
         dtype: "float32" or "float64".
         callbacks: called with each ``EpochRecord``; one that returns True ends training. Or ``fcnet.Observer`` objects.
         time_budget: seconds after which training ends, with what it has.
@@ -119,9 +122,11 @@ def train(
         KeyboardInterrupt: Ctrl-C, at the end of the chunk; the network is the best one seen.
     """
     started = time.perf_counter()
-    _check_settings(l2, time_budget)
+    _check_settings(optimizer, l2, time_budget)
     epochs = check_count("epochs", epochs)
-    mini_batch_size = check_count("mini_batch_size", mini_batch_size or network.mini_batch_size)
+    mini_batch_size = check_count(
+        "mini_batch_size", network.mini_batch_size if mini_batch_size is None else mini_batch_size
+    )
     seed = counters.check_seed(seed)
     model, arrays = network.model, network.arrays
     if dropout_scaling not in ("training", "inference"):
@@ -131,10 +136,10 @@ def train(
     model = replace(model, dropout_scaling=dropout_scaling)
 
     parts = _Parts.read(model, train, validation, test, mini_batch_size)
-    cost = cost or default_cost(model.layers[-1].activation_fn)
+    cost = check_cost(cost) or default_cost(model.layers[-1].activation_fn)
     cost.check_pairing(model.layers[-1].activation_fn)
     program = Program(model, cost, optimizer.rule, dtype)
-    choice = choose(engine, device, program)
+    choice = choose(engine, device, program, n_threads)
     task: Task = "regression" if accuracy_rule(program, parts.train.kind) is None else "classification"
     monitor = _check_monitor(monitor, early_stopping, parts.validation, task)
 
@@ -149,6 +154,9 @@ def train(
         observer.training_starts(info)
     try:
         loop.run(initial_state(program, arrays), started + (time_budget or math.inf))
+    except BaseException as error:
+        history.ending = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        raise
     finally:
         if loop.kept is not None:
             network.model, network.arrays = model, loop.kept
@@ -186,6 +194,8 @@ class _Loop:
         self._best_figure = -math.inf
         self._last_improvement = 0
         self._seconds_per_step: float | None = None
+        weights = parts.train.weights
+        self._row_weights = np.ones(parts.train.n_rows) if weights is None else weights
 
     def run(self, state: TrainState, deadline: float) -> None:
         """Train from a state until the epochs are done, or the deadline on ``time.perf_counter`` has passed."""
@@ -218,7 +228,7 @@ class _Loop:
     def _epoch(self, epoch: int, deadline: float, interrupts: _Interrupts) -> Ending | None:
         """One epoch and its validation; why training ends, or None."""
         plan = self.steps.plan(epoch)
-        first, done, cost_sum, rows, seconds = epoch * self.steps.per_epoch, 0, 0.0, 0, 0.0
+        first, done, cost_sum, weight, mean_cost, seconds = epoch * self.steps.per_epoch, 0, 0.0, 0.0, 0.0, 0.0
         late = False
         while done < self.steps.per_epoch and not late:
             n_steps = self._chunk_length(self.steps.per_epoch - done)
@@ -231,15 +241,17 @@ class _Loop:
             if report.bad_step >= 0:
                 return self._diverge(first + done + int(report.bad_step))
             self._seconds_per_step = elapsed / n_steps
-            batch_rows = (chunk.rows[:n_steps] >= 0).sum(axis=1)
-            cost_sum += float(report.costs @ batch_rows)
-            rows, done, seconds = rows + int(batch_rows.sum()), done + n_steps, seconds + elapsed
+            indices = chunk.rows[:n_steps]
+            batch_weights = np.where(indices >= 0, self._row_weights[indices], 0.0).sum(axis=1)
+            cost_sum += float(report.costs @ batch_weights)
+            weight, done, seconds = weight + float(batch_weights.sum()), done + n_steps, seconds + elapsed
+            mean_cost = cost_sum / weight if weight else 0.0
             for observer in self.observers:
-                observer.chunk_ends(first + done, cost_sum / rows)
+                observer.chunk_ends(first + done, mean_cost)
             if interrupts.noted:
                 return "interrupted"
             late = time.perf_counter() >= deadline
-        return self._epoch_ends(epoch, first + done, cost_sum / rows, seconds) or ("time budget" if late else None)
+        return self._epoch_ends(epoch, first + done, mean_cost, seconds) or ("time budget" if late else None)
 
     def _epoch_ends(self, epoch: int, steps_done: int, training_cost: float, seconds: float) -> Ending | None:
         nothing = [Metrics(math.nan, None)]
@@ -273,7 +285,7 @@ class _Loop:
             self.history.best_epoch, self.history.best_steps = epoch, steps_done
             self.kept = snapshot or self.engine.snapshot(self.state).parameters
         answers = [observer.epoch_ends(record, best) for observer in self.observers]
-        if any(answer is True for answer in answers):
+        if any(isinstance(answer, bool | np.bool_) and answer for answer in answers):
             return "callback"
         if self.patience is not None and epoch - self._last_improvement >= self.patience:
             return "early stopping"
@@ -436,11 +448,20 @@ class _Parts:
         return cls(first, follow(validation, "validation data"), follow(test, "test data"))
 
 
-def _check_settings(l2: object, time_budget: object) -> None:
+def _check_settings(optimizer: object, l2: object, time_budget: object) -> None:
+    if isinstance(optimizer, type) or not hasattr(optimizer, "rule"):
+        raise InputError(f"optimizer must be an optimizer such as fcnet.Adam(0.001), got {optimizer!r}.")
     if not isinstance(l2, Real) or not 0 <= float(l2) < math.inf:
         raise InputError(f"The L2 strength must be a finite number, 0 or above, got {l2!r}.")
     if time_budget is not None and (not isinstance(time_budget, Real) or not float(time_budget) > 0):
         raise InputError(f"time_budget must be a number of seconds above 0, got {time_budget!r}.")
+
+
+def check_cost(cost: object) -> Cost | None:
+    """A cost, or None for the one that pairs with the last layer; anything else is refused."""
+    if cost is not None and not isinstance(cost, Cost):
+        raise InputError(f"cost must be a cost such as fcnet.quadratic, got {cost!r}.")
+    return cost
 
 
 def check_count(name: str, number: object) -> int:

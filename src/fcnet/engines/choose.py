@@ -5,11 +5,17 @@ from __future__ import annotations
 import functools
 import importlib.util
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fcnet.engines.contract import Engine, Placement, Program
 from fcnet.errors import DeviceError, InputError, unknown_name
+
+
+def _native() -> Engine:
+    from fcnet.engines.native.engine import NativeEngine
+
+    return NativeEngine()
 
 
 def _xla() -> Engine:
@@ -18,8 +24,8 @@ def _xla() -> Engine:
     return XlaEngine()
 
 
-ENGINES: dict[str, Callable[[], Engine]] = {"xla": _xla}
-"""The engines by name, loaded when they are first used."""
+ENGINES: dict[str, Callable[[], Engine]] = {"native": _native, "xla": _xla}
+"""The engines by name, loaded when they are first used; "auto" takes the first that can do it."""
 
 
 @functools.cache
@@ -42,13 +48,14 @@ class Choice:
         return f"engine {self.engine.name} on {self.placement} ({self.reason})"
 
 
-def choose(engine: str, device: str, program: Program) -> Choice:
+def choose(engine: str, device: str, program: Program, n_threads: int | None = None) -> Choice:
     """The engine and the placement for a program.
 
     Args:
-        engine: "auto" or the name of an engine.
+        engine: "auto", "native" or "xla".
         device: "auto" (a GPU where there is one), "cpu", "gpu" or "gpu:1".
         program: what is to run.
+        n_threads: at most so many on a CPU; None for what the environment says, and else one a core.
 
     Raises:
         InputError: an unknown engine or device, or a program that the engine cannot run.
@@ -56,11 +63,24 @@ def choose(engine: str, device: str, program: Program) -> Choice:
     """
     if program.dtype not in ("float32", "float64"):
         raise unknown_name("dtype", program.dtype, ("float32", "float64"))
-    placement, reason = _place(device)
-    chosen = engine_named("xla" if engine == "auto" else engine)
-    if (objection := chosen.supports(program, placement)) is not None:
-        raise InputError(f"The engine {chosen.name} cannot run this network: {objection}")
-    return Choice(chosen, placement, reason)
+    if engine == "native" and device == "auto":
+        placement, reason = Placement("cpu"), "as asked"
+    else:
+        placement, reason = _place(device)
+    placement = replace(placement, threads=n_threads)
+    if engine != "auto":
+        chosen = engine_named(engine)
+        if (objection := chosen.supports(program, placement)) is not None:
+            raise InputError(f"The engine {engine} cannot run this network: {objection}")
+        return Choice(chosen, placement, reason)
+    objections: list[str] = []
+    for name in ENGINES:
+        chosen = engine_named(name)
+        if (objection := chosen.supports(program, placement)) is None:
+            return Choice(chosen, placement, "; ".join([reason, *objections]))
+        if placement.device == "cpu":
+            objections.append(f"not {name}: {objection}")
+    raise InputError(f"No engine can run this network: {'; '.join(objections) or objection}")
 
 
 def _place(device: str) -> tuple[Placement, str]:
@@ -77,24 +97,28 @@ def _place(device: str) -> tuple[Placement, str]:
     if not found:
         raise DeviceError(f"device={device!r} was asked for, but there is no GPU: {why_no_gpu()} Or use device='cpu'.")
     if index >= len(found):
-        raise DeviceError(
-            f"device={device!r} was asked for, but there are {len(found)} GPUs: gpu:0 to gpu:{len(found) - 1}."
-        )
+        there = "is 1 GPU: gpu:0" if len(found) == 1 else f"are {len(found)} GPUs: gpu:0 to gpu:{len(found) - 1}"
+        raise DeviceError(f"device={device!r} was asked for, but there {there}.")
     return Placement("gpu", index), found[index]
 
 
 def usable_gpus() -> list[str]:
     """The names of the GPUs that an engine can use."""
+    if not (_has_nvidia_driver() or importlib.util.find_spec("jax_plugins")):
+        return []  # known without importing JAX
     from fcnet.engines.xla import gpus
 
     return [gpu.device_kind for gpu in gpus()]
 
 
+def _has_nvidia_driver() -> bool:
+    return Path("/proc/driver/nvidia/version").exists() or Path("/dev/nvidiactl").exists()
+
+
 def why_no_gpu() -> str:
     """Why no GPU can be used, and what to install."""
-    driver = Path("/proc/driver/nvidia/version").exists() or Path("/dev/nvidiactl").exists()
     plugin = any(importlib.util.find_spec(f"jax_cuda{n}_plugin") is not None for n in (12, 13))
-    if not driver:
+    if not _has_nvidia_driver():
         return "this machine shows no NVIDIA driver; with an NVIDIA GPU, install its driver and 'fcnet[gpu]'."
     if not plugin:
         return "JAX is installed without GPU support; install it with: pip install 'fcnet[gpu]'."

@@ -52,10 +52,17 @@ def accuracy_rule(program: Program, kind: TargetKind) -> Literal["argmax", "thre
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a run computes: ``device`` "cpu" or "gpu", and which one of them."""
+    """Where a run computes.
+
+    Attributes:
+        device: "cpu" or "gpu".
+        index: which GPU.
+        threads: at most so many on a CPU; None for what the environment says, and else one a core.
+    """
 
     device: Literal["cpu", "gpu"] = "cpu"
     index: int = 0
+    threads: int | None = None
 
     def __str__(self) -> str:
         return self.device if self.index == 0 else f"{self.device}:{self.index}"
@@ -149,7 +156,7 @@ class Engine(Protocol):
         """None where the engine can do this; else the reason why not."""
 
     def put(self, part: Part, program: Program, placement: Placement) -> Any:
-        """Copy data to the device, once. ``Data``."""
+        """Data on the device, copied once at most; its arrays must not change while it is in use. ``Data``."""
 
     def start(self, program: Program, state: TrainState, placement: Placement) -> Any:
         """Copy a state to the device. ``Run``."""

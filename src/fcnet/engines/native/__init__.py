@@ -1,0 +1,1 @@
+"""The fast engine: fused loops on the CPU, compiled by Numba."""

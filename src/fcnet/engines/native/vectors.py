@@ -1,0 +1,314 @@
+"""Inner loops as vector code: what Numba cannot be trusted to find, written in LLVM's own vectors.
+
+Each intrinsic keeps its accumulators in registers over a loop. The matrix ones compute a tile of C = A . B; the sparse ones
+add weighted rows of a matrix. All are generic in the number type: a vector is as wide as this machine's registers.
+Arrays are flat, and come with an offset in numbers; rows are padded to whole vectors (``padded``), so no tail is ever needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import llvmlite.binding
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+_FEATURES = llvmlite.binding.get_host_cpu_features()
+VECTOR_BYTES = 64 if _FEATURES.get("avx512f") else 32
+"""Bytes in a vector: 16 float32 numbers with AVX-512, 8 without."""
+TILE_ROWS = 6
+"""Rows of a matrix tile: with TILE_VECTORS of 4 (or 2) they fill 24 of 32 (12 of 16) registers."""
+TILE_VECTORS = 4 if VECTOR_BYTES == 64 else 2
+"""Vectors in a row of a matrix tile."""
+SPARSE_VECTORS = 8
+"""Vectors in a row of the sparse loops."""
+
+_INT = ir.IntType(64)
+
+
+def padded(n: int, dtype: str) -> int:
+    """The smallest number of whole vectors that holds n numbers, in numbers."""
+    lanes = VECTOR_BYTES // np.dtype(dtype).itemsize
+    return -(-n // lanes) * lanes
+
+
+class _Code:
+    """LLVM code for one array type: pointers, loads, stores and arithmetic on vectors of its numbers."""
+
+    def __init__(self, context: Any, builder: ir.IRBuilder, array_type: types.Array) -> None:
+        self.context, self.builder = context, builder
+        self.number = context.get_data_type(array_type.dtype)
+        self.size = array_type.dtype.bitwidth // 8
+        self.lanes = VECTOR_BYTES // self.size
+        self.vector = ir.VectorType(self.number, self.lanes)
+        self.zero = ir.Constant(self.vector, None)
+
+    def pointer(self, array_type: types.Array, array: Any, offset: Any) -> Any:
+        return self.builder.gep(self.context.make_array(array_type)(self.context, self.builder, array).data, [offset])
+
+    def at(self, pointer: Any, *steps: Any) -> Any:
+        """The pointer moved on by a sum of products; each step is a value, a constant, or a pair of them to multiply."""
+        for step in steps:
+            pair = step if isinstance(step, tuple) else (step, 1)
+            x, y = (ir.Constant(_INT, v) if isinstance(v, int) else v for v in pair)
+            pointer = self.builder.gep(pointer, [self.builder.mul(x, y)])
+        return pointer
+
+    def load(self, pointer: Any) -> Any:
+        return self.builder.load(self.builder.bitcast(pointer, self.vector.as_pointer()), align=self.size)
+
+    def store(self, vector: Any, pointer: Any) -> None:
+        self.builder.store(vector, self.builder.bitcast(pointer, self.vector.as_pointer()), align=self.size)
+
+    def splat(self, number: Any) -> Any:
+        undefined = ir.Constant(self.vector, ir.Undefined)
+        one = self.builder.insert_element(undefined, number, ir.Constant(ir.IntType(32), 0))
+        lanes = ir.Constant(ir.VectorType(ir.IntType(32), self.lanes), None)
+        return self.builder.shuffle_vector(one, undefined, lanes)
+
+    def fma(self, x: Any, y: Any, z: Any) -> Any:
+        name = f"llvm.fma.v{self.lanes}f{self.size * 8}"
+        function = cgutils.get_or_insert_function(
+            self.builder.module, ir.FunctionType(self.vector, [self.vector] * 3), name
+        )
+        return self.builder.call(function, [x, y, z])
+
+    def sum(self, vector: Any) -> Any:
+        """The sum of a vector's numbers, by halving it."""
+        lanes = self.lanes
+        while lanes > 1:
+            lanes //= 2
+            undefined = ir.Constant(vector.type, ir.Undefined)
+            halves = [
+                self.builder.shuffle_vector(
+                    vector, undefined, ir.Constant(ir.VectorType(ir.IntType(32), lanes), list(range(at, at + lanes)))
+                )
+                for at in (0, lanes)
+            ]
+            vector = self.builder.fadd(*halves)
+        return self.builder.extract_element(vector, ir.Constant(ir.IntType(32), 0))
+
+    def loop(
+        self, start: Any, stop: Any, stride: int, carried: Sequence[Any], body: Callable[[Any, Sequence[Any]], Any]
+    ) -> list[Any]:
+        """``for i in range(start, stop, stride): carried = body(i, carried)``; what is carried stays in registers."""
+        b = self.builder
+        head, inside, after = (b.function.append_basic_block(name) for name in ("head", "inside", "after"))
+        before = b.block
+        b.branch(head)
+        b.position_at_end(head)
+        i = b.phi(_INT)
+        i.add_incoming(start, before)
+        values = []
+        for value in carried:
+            values.append(b.phi(value.type))
+            values[-1].add_incoming(value, before)
+        b.cbranch(b.icmp_signed("<", i, stop), inside, after)
+        b.position_at_end(inside)
+        new = body(i, values)
+        i.add_incoming(b.add(i, ir.Constant(_INT, stride)), b.block)
+        for value, changed in zip(values, new, strict=True):
+            value.add_incoming(changed, b.block)
+        b.branch(head)
+        b.position_at_end(after)
+        return values
+
+
+def _tile_nn(rows: int, vectors: int) -> Any:
+    @intrinsic
+    def tile(typing: Any, k: Any, a: Any, a_at: Any, a_row: Any, a_step: Any, b: Any, b_at: Any, b_row: Any, c: Any, c_at: Any, c_row: Any) -> Any:  # fmt: skip
+        """C[m, n] += sum_k A[m, k] B[k, n] for ``rows`` m and ``vectors`` vectors of n; A has any strides."""
+        i8 = types.int64
+        signature = types.void(i8, a, i8, i8, i8, b, i8, i8, c, i8, i8)
+
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            k, a, a_at, a_row, a_step, b, b_at, b_row, c, c_at, c_row = args
+            code = _Code(context, builder, signature.args[1])
+            a, b, c = (
+                code.pointer(signature.args[i], array, at)
+                for i, array, at in ((1, a, a_at), (5, b, b_at), (8, c, c_at))
+            )
+            places = [code.at(c, (c_row, m), v * code.lanes) for m in range(rows) for v in range(vectors)]
+
+            def body(i: Any, sums: Sequence[Any]) -> list[Any]:
+                line = code.at(b, (i, b_row))
+                right = [code.load(code.at(line, v * code.lanes)) for v in range(vectors)]
+                left = code.at(a, (i, a_step))
+                new = []
+                for m in range(rows):
+                    x = code.splat(builder.load(code.at(left, (a_row, m))))
+                    new += [code.fma(x, right[v], sums[m * vectors + v]) for v in range(vectors)]
+                return new
+
+            start = [code.load(place) for place in places]
+            for total, place in zip(code.loop(ir.Constant(_INT, 0), k, 1, start, body), places, strict=True):
+                code.store(total, place)
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return tile
+
+
+def _tile_nt(rows: int, columns: int) -> Any:
+    @intrinsic
+    def tile(typing: Any, k: Any, a: Any, a_at: Any, a_row: Any, b: Any, b_at: Any, b_row: Any, c: Any, c_at: Any, c_row: Any) -> Any:  # fmt: skip
+        """C[m, n] += sum_k A[m, k] B[n, k] for ``rows`` m and ``columns`` n; k counts whole vectors' numbers."""
+        i8 = types.int64
+        signature = types.void(i8, a, i8, i8, b, i8, i8, c, i8, i8)
+
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            k, a, a_at, a_row, b, b_at, b_row, c, c_at, c_row = args
+            code = _Code(context, builder, signature.args[1])
+            a, b, c = (
+                code.pointer(signature.args[i], array, at)
+                for i, array, at in ((1, a, a_at), (4, b, b_at), (7, c, c_at))
+            )
+            lines_a = [code.at(a, (a_row, m)) for m in range(rows)]
+            lines_b = [code.at(b, (b_row, n)) for n in range(columns)]
+
+            def body(i: Any, sums: Sequence[Any]) -> list[Any]:
+                left = [code.load(code.at(line, i)) for line in lines_a]
+                right = [code.load(code.at(line, i)) for line in lines_b]
+                return [code.fma(left[m], right[n], sums[m * columns + n]) for m in range(rows) for n in range(columns)]
+
+            sums = code.loop(ir.Constant(_INT, 0), k, code.lanes, [code.zero] * (rows * columns), body)
+            for m in range(rows):
+                for n in range(columns):
+                    place = code.at(c, (c_row, m), n)
+                    builder.store(builder.fadd(builder.load(place), code.sum(sums[m * columns + n])), place)
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return tile
+
+
+def _gather(vectors: int) -> Any:
+    @intrinsic
+    def gather(typing: Any, values: Any, columns: Any, start: Any, stop: Any, w: Any, w_at: Any, w_row: Any, z: Any, z_at: Any) -> Any:  # fmt: skip
+        """z += sum over p in [start, stop) of values[p] * W[columns[p]], for ``vectors`` vectors of each row of W."""
+        i8 = types.int64
+        signature = types.void(values, columns, i8, i8, w, i8, i8, z, i8)
+
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            values, columns, start, stop, w, w_at, w_row, z, z_at = args
+            code = _Code(context, builder, signature.args[0])
+            zero = ir.Constant(_INT, 0)
+            values = code.pointer(signature.args[0], values, zero)
+            columns = code.pointer(signature.args[1], columns, zero)
+            w = code.pointer(signature.args[4], w, w_at)
+            z = code.pointer(signature.args[7], z, z_at)
+
+            def body(p: Any, sums: Sequence[Any]) -> list[Any]:
+                x = code.splat(builder.load(code.at(values, p)))
+                column = builder.sext(builder.load(code.at(columns, p)), _INT)
+                line = code.at(w, (column, w_row))
+                return [code.fma(x, code.load(code.at(line, v * code.lanes)), sums[v]) for v in range(vectors)]
+
+            places = [code.at(z, v * code.lanes) for v in range(vectors)]
+            sums = code.loop(start, stop, 1, [code.load(place) for place in places], body)
+            for total, place in zip(sums, places, strict=True):
+                code.store(total, place)
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return gather
+
+
+def _scatter(vectors: int) -> Any:
+    @intrinsic
+    def scatter(typing: Any, values: Any, columns: Any, start: Any, stop: Any, factor: Any, d: Any, d_at: Any, w: Any, w_at: Any, w_row: Any) -> Any:  # fmt: skip
+        """W[columns[p]] += factor * values[p] * d for p in [start, stop), for ``vectors`` vectors of each row of W."""
+        i8 = types.int64
+        signature = types.void(values, columns, i8, i8, values.dtype, d, i8, w, i8, i8)
+
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            values, columns, start, stop, factor, d, d_at, w, w_at, w_row = args
+            code = _Code(context, builder, signature.args[0])
+            zero = ir.Constant(_INT, 0)
+            values = code.pointer(signature.args[0], values, zero)
+            columns = code.pointer(signature.args[1], columns, zero)
+            d = code.pointer(signature.args[5], d, d_at)
+            w = code.pointer(signature.args[7], w, w_at)
+            factors = code.splat(factor)
+            line_d = [builder.fmul(factors, code.load(code.at(d, v * code.lanes))) for v in range(vectors)]
+
+            def body(p: Any, _: Sequence[Any]) -> list[Any]:
+                x = code.splat(builder.load(code.at(values, p)))
+                column = builder.sext(builder.load(code.at(columns, p)), _INT)
+                line = code.at(w, (column, w_row))
+                for v in range(vectors):
+                    place = code.at(line, v * code.lanes)
+                    code.store(code.fma(x, line_d[v], code.load(place)), place)
+                return []
+
+            code.loop(start, stop, 1, [], body)
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return scatter
+
+
+tile_nn = {(m, v): _tile_nn(m, v) for m in (1, 2, TILE_ROWS) for v in (1, TILE_VECTORS)}
+tile_nt = {(m, n): _tile_nt(m, n) for m in (1, 4) for n in (1, 4)}
+gather = {v: _gather(v) for v in range(1, SPARSE_VECTORS + 1)}
+scatter = {v: _scatter(v) for v in range(1, SPARSE_VECTORS + 1)}
+
+
+# --- Numbers as bits, and threads -------------------------------------------------------------------------------------
+
+
+@intrinsic
+def power_of_two(typing: Any, exponent: Any, like: Any) -> Any:
+    """2**exponent in the type of ``like``, for an int32 exponent in that type's normal range, by setting its bits."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        number = context.get_data_type(signature.return_type)
+        single = signature.return_type == types.float32
+        integer = ir.IntType(32 if single else 64)
+        bias, shift = (127, 23) if single else (1023, 52)
+        wide = args[0] if single else builder.sext(args[0], integer)
+        bits = builder.shl(builder.add(wide, ir.Constant(integer, bias)), ir.Constant(integer, shift))
+        return builder.bitcast(bits, number)
+
+    return like(types.int32, like), generate
+
+
+@intrinsic
+def arrive(typing: Any, counter: Any) -> Any:
+    """Add one to ``counter[0]``, atomically; every write before it is seen by who reads the counter."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer = context.make_array(signature.args[0])(context, builder, args[0]).data
+        return builder.atomic_rmw("add", pointer, ir.Constant(_INT, 1), "seq_cst")
+
+    return types.int64(counter), generate
+
+
+@intrinsic
+def arrived(typing: Any, counter: Any) -> Any:
+    """The present ``counter[0]``."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer = context.make_array(signature.args[0])(context, builder, args[0]).data
+        return builder.load_atomic(pointer, "seq_cst", 8)
+
+    return types.int64(counter), generate
+
+
+@intrinsic
+def give_way(typing: Any) -> Any:
+    """Let another thread of this machine run: POSIX's sched_yield."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(ir.IntType(32), []), "sched_yield")
+        return builder.call(function, [])
+
+    return types.int32(), generate
