@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ class SavedModel:
     """
 
     model: Model
-    arrays: dict[str, NDArray[Any]]
+    arrays: Mapping[str, NDArray[Any]]
     settings: dict[str, Any]
 
 
@@ -128,6 +128,7 @@ def write_atomically(file: Path, content: bytes) -> None:
 
 
 _STRUCTURE = {"format", "version", "layers", "dropout_scaling"}
+_ACTIVATIONS = {**ELEMENTWISE, softmax.name: softmax}
 
 
 # --- Layers as JSON ---------------------------------------------------------------------------------------------------
@@ -135,7 +136,7 @@ _STRUCTURE = {"format", "version", "layers", "dropout_scaling"}
 
 def _describe_layer(index: int, layer: Layer) -> dict[str, Any]:
     activation = layer.activation_fn
-    if activation != softmax and ELEMENTWISE.get(activation.name) != activation:
+    if _ACTIVATIONS.get(activation.name) != activation:
         raise InputError(
             f"Layer {index} has the custom activation {activation.name!r}, and a file never holds code. Save the numbers with "
             f"numpy.savez(path, **network.arrays), and rebuild the network in code before you set network.parameters; or use "
@@ -190,7 +191,7 @@ def _layer(description: dict[str, Any]) -> Layer:
     kind: Callable[..., Layer] = {"FullyConnectedLayer": FullyConnectedLayer, "SoftmaxLayer": SoftmaxLayer}[
         description["type"]
     ]
-    activation = {} if kind is SoftmaxLayer else {"activation_fn": ELEMENTWISE[description["activation"]]}
+    activation = {} if kind is SoftmaxLayer else {"activation_fn": _ACTIVATIONS[description["activation"]]}
     return kind(
         n_in=description["n_in"],
         n_out=description["n_out"],

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 Monitor = Literal["accuracy", "cost"]
 """Which validation figure decides what is best: the highest accuracy or the lowest cost."""
-Ending = Literal["finished", "early stopping", "time budget", "callback", "interrupted", "diverged"]
+Ending = Literal["finished", "early stopping", "time budget", "callback", "interrupted", "diverged", "failed"]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ for engines, files and people.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,7 +111,7 @@ class Model:
             outputs = layer.activation_fn(z)
         return z, outputs
 
-    def check_parameters(self, parameters: dict[str, NDArray[Any]]) -> None:
+    def check_parameters(self, parameters: Mapping[str, NDArray[Any]]) -> None:
         """Refuse arrays that are missing, unknown, or of another shape, by name."""
         expected = dict(self.shapes())
         if missing := expected.keys() - parameters.keys():
@@ -134,7 +134,7 @@ def _describe(layer: Layer) -> str:
     return f"{type(layer).__name__}({layer.n_in}, {layer.n_out})"
 
 
-def rescale_for(model: Model, scaling: DropoutScaling, parameters: dict[str, Array]) -> dict[str, Array]:
+def rescale_for(model: Model, scaling: DropoutScaling, parameters: Mapping[str, Array]) -> Mapping[str, Array]:
     """Parameters under which the model computes the same function in another dropout convention.
 
     Where the article reads (1 - p) x . w, the field reads x . w': the weights of a layer with dropout are multiplied by

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,14 +16,14 @@ from fcnet.checkpoint import SavedModel, load_model, save_model
 from fcnet.costs import Cost, default_cost
 from fcnet.data.arrays import as_part, as_rows
 from fcnet.engines.choose import choose
-from fcnet.engines.contract import Metrics, Placement, Program, initial_state
+from fcnet.engines.contract import Engine, Metrics, Placement, Program, initial_state
 from fcnet.errors import FileError, InputError
 from fcnet.history import EpochRecord, History, Observer, RunInfo
 from fcnet.layers import Layer
 from fcnet.model import Model, biases_name, model_of, weights_name
 from fcnet.optimizers import SGD, SGD_RULE
 from fcnet.progress import print_choice
-from fcnet.training import Task, check_count, train
+from fcnet.training import Task, check_cost, check_count, train
 
 PRINT_EVERY = 1000
 """The article prints a line every so many mini-batches."""
@@ -38,7 +39,6 @@ class Network:
 
     Attributes:
         model: the layers, checked.
-        arrays: the parameters by name, ``{"layers.0.weights": (n_in, n_out), ...}``.
         task: "classification" or "regression": what ``predict`` answers.
         trained: whether the parameters come from a training.
         history: of the last training in this process; None before.
@@ -51,7 +51,7 @@ class Network:
         self.model: Model = model_of(layers)
         self.mini_batch_size = check_count("mini_batch_size", mini_batch_size)
         self.seed = counters.check_seed(seed)
-        self.arrays: dict[str, NDArray[Any]] = self.model.initial_parameters(self.seed)
+        self.arrays = self.model.initial_parameters(self.seed)
         last = self.model.layers[-1].activation_fn
         self.task: Task = "classification" if last in (softmax, sigmoid) else "regression"
         self.trained = False
@@ -63,8 +63,21 @@ class Network:
         return self.model.layers
 
     @property
+    def arrays(self) -> Mapping[str, NDArray[Any]]:
+        """The parameters by name, ``{"layers.0.weights": (n_in, n_out), ...}``; to change them, set ``parameters``."""
+        return self._arrays
+
+    @arrays.setter
+    def arrays(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        self.model.check_parameters(arrays)
+        for array in arrays.values():
+            array.flags.writeable = False  # an engine may hold a copy, which a change in place would leave behind
+        self._arrays = MappingProxyType(dict(arrays))
+        self._started: dict[tuple[str, str], tuple[Engine, Any]] = {}
+
+    @property
     def parameters(self) -> list[tuple[NDArray[Any], NDArray[Any]]]:
-        """(w, b) of each layer: ``(n_in, n_out)`` and ``(n_out,)``. Can be set; shapes and numbers are checked."""
+        """(w, b) of each layer, ``(n_in, n_out)`` and ``(n_out,)``, not to be written to; the list can be set, and is checked."""
         return [(self.arrays[weights_name(i)], self.arrays[biases_name(i)]) for i in range(len(self.model.layers))]
 
     @parameters.setter
@@ -74,13 +87,16 @@ class Network:
                 f"parameters must be one (w, b) a layer: expected {len(self.model.layers)}, got {len(parameters)}."
             )
         arrays = {}
-        for index, (w, b) in enumerate(parameters):
-            for name, array in ((weights_name(index), w), (biases_name(index), b)):
+        for index, pair in enumerate(parameters):
+            if not isinstance(pair, tuple | list) or len(pair) != 2:
+                raise InputError(f"parameters must be one (w, b) a layer, got {type(pair).__name__} for layer {index}.")
+            for name, array in zip((weights_name(index), biases_name(index)), pair, strict=True):
                 new = np.asarray(array)
+                if new.dtype.kind not in "fiub":
+                    raise InputError(f"{name} must hold numbers, got an array of {new.dtype}.")
                 arrays[name] = np.array(new, dtype="float64" if new.dtype == np.float64 else "float32")
                 if not np.isfinite(arrays[name]).all():
                     raise InputError(f"{name} contains NaN or infinity.")
-        self.model.check_parameters(arrays)
         self.arrays = arrays
 
     def __repr__(self) -> str:
@@ -191,7 +207,7 @@ class Network:
 
     def _program(self, cost: Cost | None) -> Program:
         last = self.model.layers[-1].activation_fn
-        cost = cost or default_cost(last)
+        cost = check_cost(cost) or default_cost(last)
         cost.check_pairing(last)
         double = any(array.dtype == np.float64 for array in self.arrays.values())
         return Program(self.model, cost, SGD_RULE, "float64" if double else "float32")
@@ -204,7 +220,10 @@ class Network:
 
     def _outputs(self, X: Any, engine: str, device: str) -> NDArray[Any]:
         rows = as_rows(X, self.model.n_in)
-        chosen, run, _, _ = self._start(None, engine, device)
+        if (engine, device) not in self._started:
+            chosen, run, _, _ = self._start(None, engine, device)
+            self._started[engine, device] = chosen, run
+        chosen, run = self._started[engine, device]
         return chosen.forward(run, rows)
 
     def _metrics(self, X: Any, y: Any, cost: Cost | None, engine: str, device: str) -> Metrics:
@@ -294,7 +313,7 @@ class _ArticleLines(Observer):
                 print(f"The corresponding test accuracy is {record.test_accuracy:.2%}", flush=True)
 
     def training_ends(self, history: History) -> None:
-        if history.ending in ("interrupted", "diverged"):
+        if history.ending in ("interrupted", "diverged", "failed"):
             return
         print("Finished training network.")
         if history.best_validation_accuracy is not None:

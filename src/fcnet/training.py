@@ -12,7 +12,7 @@ import operator
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from numbers import Real
 from types import FrameType
@@ -48,7 +48,7 @@ class Trainable(Protocol):
     """What ``train`` reads of a network, and leaves changed."""
 
     model: Model
-    arrays: dict[str, NDArray[Any]]
+    arrays: Mapping[str, NDArray[Any]]
     mini_batch_size: int
     task: Task
     trained: bool

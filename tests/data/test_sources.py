@@ -111,7 +111,7 @@ def test_pixels_of_a_npy_file_are_scaled(tmp_path):
 
 def test_rows_of_a_part():
     assert_array_equal(load_rows("digits", "validation"), load_data("digits").validation.X)
-    with pytest.raises(InputError, match="Unknown part 'valid'. Did you mean 'validation'?"):
+    with pytest.raises(InputError, match=r"Unknown part 'valid'\. Did you mean 'validation'\?"):
         load_rows("digits", "valid")
 
 

@@ -7,11 +7,13 @@ history.csv, curves.png         every epoch
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import itertools
 import json
 import platform
-import shutil
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ _OWN = {"model.safetensors", "model.json", RUN_FILE, "history.csv", "curves.png"
 
 
 def make_folder(out: Path | None, source: str, overwrite: bool) -> Path:
-    """A new folder for a run, made before training so that a bad place is known then.
+    """A folder for a run, made before training so that a bad place is known then; an earlier run in it stays until ``write``.
 
     Args:
         out: where; without it the next free ``runs/NAME-001``.
@@ -38,7 +40,7 @@ def make_folder(out: Path | None, source: str, overwrite: bool) -> Path:
     folder = out or _next_free(Path("runs"), Path(source).stem or "run")
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            _clear(folder, overwrite)
+            _check_replaceable(folder, overwrite)
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"
         probe.touch()
@@ -50,7 +52,7 @@ def make_folder(out: Path | None, source: str, overwrite: bool) -> Path:
     return folder
 
 
-def _clear(folder: Path, overwrite: bool) -> None:
+def _check_replaceable(folder: Path, overwrite: bool) -> None:
     if not overwrite:
         raise FileError(
             f"The run folder {folder} exists already. Choose another with --out, or replace it with --overwrite."
@@ -63,19 +65,38 @@ def _clear(folder: Path, overwrite: bool) -> None:
             f"{folder} is not a run folder, or holds more than a run ({', '.join(foreign[:5])}), so it is left alone. "
             "Choose another place with --out."
         )
-    shutil.rmtree(folder)
+
+
+def discard(folder: Path) -> None:
+    """Remove a folder that ``make_folder`` made and nothing came into; one with an earlier run in it stays."""
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def _next_free(parent: Path, name: str) -> Path:
     return next(path for n in itertools.count(1) if not (path := parent / f"{name}-{n:03}").exists())
 
 
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Without Ctrl-C, so that a second one does not lose what the first one saves."""
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
 def write(folder: Path, network: Network, history: History, run: dict[str, Any]) -> None:
     """Write a run into its folder."""
     network.save(folder)
-    history.to_frame().write_csv(folder / "history.csv")
-    if history.epochs:
-        history.plot(folder / "curves.png")
+    try:
+        history.to_frame().write_csv(folder / "history.csv")
+        (folder / "curves.png").unlink(missing_ok=True)
+        if history.epochs:
+            history.plot(folder / "curves.png")
+    except OSError as error:
+        raise FileError(f"The run folder {folder} cannot be written: {error.strerror or error}.") from None
     write_atomically(folder / RUN_FILE, (json.dumps(run, indent=2) + "\n").encode())
 
 

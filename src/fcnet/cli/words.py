@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 import tomllib
 from pathlib import Path
@@ -10,6 +9,9 @@ from typing import Any
 
 from fcnet.errors import FileError, InputError, unknown_name
 from fcnet.optimizers import OPTIMIZERS, SCHEDULES, Optimizer
+
+LEARNING_RATES = {"sgd": 0.1, "momentum": 0.01, "nesterov": 0.01, "adam": 0.003, "adamw": 0.003}
+"""Where ``--learning-rate`` is not given."""
 
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -55,19 +57,22 @@ def seconds(text: str) -> float:
 
 
 def optimizer(name: str, learning_rate: float | None, schedule: str) -> Optimizer:
-    """The optimizer of that name; without a learning rate, with the optimizer's own default."""
+    """The optimizer of that name; without a learning rate, with one that suits small batches and a falling schedule."""
     if name not in OPTIMIZERS:
         raise unknown_name("optimizer", name, OPTIMIZERS)
     if schedule not in SCHEDULES:
         raise unknown_name("schedule", schedule, SCHEDULES)
-    kind = OPTIMIZERS[name]
-    if learning_rate is None:
-        learning_rate = inspect.signature(kind).parameters["learning_rate"].default
-    return kind(SCHEDULES[schedule](learning_rate))
+    rate = LEARNING_RATES[name] if learning_rate is None else learning_rate
+    return OPTIMIZERS[name](SCHEDULES[schedule](rate))
 
 
-def config(path: Path, options: list[str]) -> dict[str, Any]:
-    """A TOML file of options by their long names, such as ``batch-size = 32``; for what the command line leaves out."""
+def config(path: Path, options: dict[str, str]) -> dict[str, Any]:
+    """A TOML file of options by their long names, such as ``batch-size = 32``; for what the command line leaves out.
+
+    Args:
+        path: the file.
+        options: the long name of each option -> the name of what it sets.
+    """
     try:
         settings = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -76,8 +81,8 @@ def config(path: Path, options: list[str]) -> dict[str, Any]:
         raise FileError(f"The configuration {path} is not TOML: {error}.") from None
     values = {}
     for name, value in settings.items():
-        option = name.replace("-", "_")
+        option = name.replace("_", "-")
         if option not in options:
-            raise unknown_name(f"setting in {path}:", name, [known.replace("_", "-") for known in options])
-        values[option] = ",".join(map(str, value)) if isinstance(value, list) else value
+            raise unknown_name(f"setting in {path}:", name, options)
+        values[options[option]] = ",".join(map(str, value)) if isinstance(value, list) else value
     return values

@@ -7,6 +7,7 @@ nothing recompiles when they change.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -83,7 +84,7 @@ class TrainState:
     step: int = 0
 
 
-def initial_state(program: Program, parameters: dict[str, NDArray[Any]]) -> TrainState:
+def initial_state(program: Program, parameters: Mapping[str, NDArray[Any]]) -> TrainState:
     """The state before the first step: the parameters, in the program's type, and slots of zeros."""
     own = {name: np.array(array, dtype=program.dtype) for name, array in parameters.items()}
     slots = {slot: {name: np.zeros_like(array) for name, array in own.items()} for slot in program.rule.slots}

@@ -6,10 +6,11 @@ nothing of this engine survives in a forked child, and two trainings never share
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numba
@@ -52,10 +53,10 @@ RULES = {
 
 BLOCK = 256
 """Rows at a time in ``evaluate``, ``forward`` and ``cost_and_gradient``."""
+FORWARD_ROWS = 1 << 14
+"""Rows that ``forward`` turns into the program's type at a time."""
 TRANSPOSED_BELOW = 32
 """A layer after the first with fewer outputs keeps its weights transposed, so that vectors run along its inputs."""
-SPARSE_BELOW = 0.3
-"""Data with a smaller share of nonzero numbers is kept as lists of them."""
 THREAD_OPERATIONS = 150_000
 """Multiplications and additions a step that pay for one thread more: a barrier costs as much as some thousands."""
 
@@ -156,6 +157,7 @@ class Run:
     step: int
     layout: Layout | None = None
     works: list[Work] | None = None
+    forward_layouts: dict[int, Layout] = field(default_factory=dict)
 
 
 class NativeEngine:
@@ -194,7 +196,7 @@ class NativeEngine:
         n_threads = _available_threads(placement)
         values, columns = np.zeros(0, dtype), np.zeros(0, np.int32)
         splits = np.zeros((1, n_threads + 1), np.int64)
-        if not program.model.layers[0].p_dropout and np.count_nonzero(dense) < SPARSE_BELOW * dense.size:
+        if not program.model.layers[0].p_dropout and np.count_nonzero(dense) < kernels.SPARSE_BELOW * dense.size:
             values, columns, splits = _nonzero_lists(dense, n_threads)
             dense = np.zeros((0, 1), dtype)
         return Rows(Data(dense, values, columns, splits, labels, targets, weights), part.n_rows, part.kind, n_threads)
@@ -302,25 +304,20 @@ class NativeEngine:
     def forward(self, run: Run, X: NDArray[Any]) -> NDArray[Any]:
         """Outputs for rows without dropout."""
         program = run.program
-        n_out, dtype = program.model.n_out, program.dtype
+        height = min(BLOCK, 1 << (len(X) - 1).bit_length())
+        layout = run.forward_layouts.get(height)
+        if layout is None:
+            layout = run.forward_layouts[height] = Layout.of(program.model, program.dtype, height)
         n_threads = min(_available_threads(run.placement), -(-len(X) // BLOCK))
         gain = _inference_gain(program)
-        answers = np.empty((len(run.parameters), len(X), n_out), dtype)
-        nothing = np.zeros(0, dtype)
-        empty = (nothing, np.zeros(0, np.int32), np.zeros((1, 2), np.int64), np.zeros(0, np.int32))
-        height = min(BLOCK, len(X))
-        layout = Layout.of(program.model, dtype, height)
-
-        def work(thread: int) -> None:
-            room = _work(layout, dtype, None)
-            for start in range(thread * height, len(X), n_threads * height):
-                rows = np.ascontiguousarray(X[start : start + height], dtype)
-                data = Data(rows, *empty, np.zeros((0, 1), dtype), np.zeros(0))
-                for member, parameters in enumerate(run.parameters):
-                    answer = answers[member, start : start + len(rows)]
-                    kernels.outputs(layout.lines, parameters, data, room, 0, len(rows), gain, answer)
-
-        _in_threads(n_threads, work)
+        answers = np.empty((len(run.parameters), len(X), program.model.n_out), program.dtype)
+        for start in range(0, len(X), FORWARD_ROWS):
+            rows = np.ascontiguousarray(X[start : start + FORWARD_ROWS], program.dtype)
+            for parameters, answer in zip(run.parameters, answers[:, start : start + FORWARD_ROWS], strict=True):
+                work = functools.partial(
+                    kernels.outputs, layout.lines, layout.n_row_numbers, height, parameters, rows, gain, answer
+                )
+                _in_threads(n_threads, lambda thread, work=work: work(thread, n_threads))  # type: ignore[misc]
         return answers[0] if program.members is None else answers
 
     def cost_and_gradient(self, run: Run, data: Rows, l2: float = 0.0) -> tuple[float, dict[str, NDArray[Any]]]:
@@ -399,16 +396,14 @@ def _inference_gain(program: Program) -> NDArray[Any]:
     return np.array([1.0 - layer.p_dropout if scaled else 1.0 for layer in model.layers], program.dtype)
 
 
-def _work(layout: Layout, dtype: str, data: Rows | None) -> Work:
+def _work(layout: Layout, dtype: str, data: Rows) -> Work:
     """Zeros to compute in."""
     first = layout.lines[0]
     widest = int(layout.lines[:, [kernels.IN_PAD, kernels.OUT_PAD]].max())
-    n_threads = 1 if data is None else data.n_threads
-    sparse = data is not None and data.sparse
     return Work(
         np.zeros(layout.n_row_numbers, dtype),
-        np.zeros((n_threads, max(6 * widest, kernels.TILE_NUMBERS)), dtype),
-        np.zeros(first[kernels.N_IN] * first[kernels.OUT_PAD] if sparse else 0, dtype),
+        np.zeros((data.n_threads, max(6 * widest, kernels.TILE_NUMBERS)), dtype),
+        np.zeros(first[kernels.N_IN] * first[kernels.OUT_PAD] if data.sparse else 0, dtype),
         np.zeros(layout.height),
         np.zeros(8, np.int64),
     )

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from fcnet.engines.native.vectors import (
     SPARSE_VECTORS,
+    TILE_ROWS,
     TILE_VECTORS,
     VECTOR_BYTES,
     arrive,
@@ -50,6 +51,8 @@ DEPTH = 1024
 """Numbers of the inner dimension at a time, so that a panel of the right-hand matrix stays in the cache."""
 TILE_NUMBERS = 4096
 """About so many numbers of a gradient are summed and used at a time."""
+SPARSE_BELOW = 0.3
+"""Rows with a smaller share of nonzero numbers are read as lists of them."""
 SPINS = 2000
 """How often a waiting thread looks again before it lets others run."""
 
@@ -725,24 +728,52 @@ def advance(layout: Any, parameters: Any, slots: Any, data: Any, tables: Any, wo
 
 
 @_jit()
-def outputs(layout: Any, parameters: Any, data: Any, work: Any, first: int, last: int, gain: Any, answers: Any) -> None:
-    """The network's outputs for rows ``first`` to ``last`` of the data, no more than the work has room for."""
-    layers = layout.shape[0]
+def outputs(layout: Any, n_row_numbers: int, height: int, parameters: Any, X: Any, gain: Any, answers: Any, thread: int, n_threads: int) -> None:  # fmt: skip
+    """The network's outputs for dense rows, ``height`` of them at a time, by one of n_threads threads."""
+    layers, n_in = layout.shape[0], X.shape[1]
+    number = parameters.dtype.type
     thresholds, keys = np.zeros(layers, np.uint32), np.zeros((layers, 2), np.uint32)
-    n = last - first
-    batch = np.empty((n, 2), np.int64)
-    for r in range(n):
-        batch[r, 0] = first + r
-    _forward(layout, parameters, data, work, batch, ZERO, n, gain, thresholds, keys, work.lines[0])
+    rows = np.zeros(n_row_numbers, parameters.dtype)
+    mask = np.empty(np.max(layout[:, N_IN]), parameters.dtype)
+    work = Work(rows, mask.reshape(1, -1), rows[:0], np.zeros(0), np.zeros(0, np.int64))
+    values, columns = np.empty(height * n_in, parameters.dtype), np.empty(height * n_in, np.int32)
+    splits = np.empty((height + 1, 2), np.int64)
+    labels, targets, weights = np.zeros(0, np.int32), np.zeros((0, 1), parameters.dtype), np.zeros(0)
+    batch = np.empty((height, 2), np.int64)
+    batch[:, 0] = np.arange(height)
     line = layout[layers - 1]
-    for r in range(n):
-        at, f_at = line[A_AT] + r * line[OUT_PAD], line[F_AT] + r * line[OUT_PAD]
-        z = work.rows[at : at + line[N_OUT]]
-        if line[ACTIVATION] == SOFTMAX:
-            _softmax(z)
-        else:
-            _activate(line[ACTIVATION], z, work.rows[f_at : f_at + line[N_OUT]])
-        answers[r] = z
+    for start in range(thread * height, X.shape[0], n_threads * height):
+        block = X[start : start + height]
+        n = block.shape[0]
+        dense = block
+        if layout[0, HAS_DROPOUT] == 0 and (n < TILE_ROWS or _share_of_nonzeros(block[0]) < SPARSE_BELOW):
+            p = 0
+            for r in range(n):
+                splits[r, 0] = p
+                for j in range(n_in):
+                    values[p] = block[r, j]
+                    columns[p] = j
+                    p += block[r, j] != number(0.0)
+                splits[r, 1] = p
+            dense = block[:0]
+        data = Data(dense, values, columns, splits, labels, targets, weights)
+        _forward(layout, parameters, data, work, batch, ZERO, n, gain, thresholds, keys, mask)
+        for r in range(n):
+            at, f_at = line[A_AT] + r * line[OUT_PAD], line[F_AT] + r * line[OUT_PAD]
+            z = rows[at : at + line[N_OUT]]
+            if line[ACTIVATION] == SOFTMAX:
+                _softmax(z)
+            else:
+                _activate(line[ACTIVATION], z, rows[f_at : f_at + line[N_OUT]])
+            answers[start + r] = z
+
+
+@_jit()
+def _share_of_nonzeros(x: Any) -> float:
+    n = 0
+    for j in range(x.shape[0]):
+        n += x[j] != 0
+    return n / x.shape[0]
 
 
 @_jit()
