@@ -520,7 +520,7 @@ def test_sizes():
 
 def test_dropout():
     assert words.dropout("0.5", 3) == [0.0, 0.5, 0.5]  # the first layer's input is the data
-    assert words.dropout("0.5", 1) == [0.5]
+    assert words.dropout("0.5", 1) == [0.0]
     assert words.dropout("0.2,0.5,0.4", 3) == [0.2, 0.5, 0.4]
     with pytest.raises(InputError, match="--dropout has 2 numbers, but the network has 3 layers"):
         words.dropout("0.5,0.5", 3)

@@ -18,7 +18,7 @@ _HOMES = {
     "fcnet.costs": "Cost log_likelihood cross_entropy quadratic",
     "fcnet.data.arrays": "DataSet Part",
     "fcnet.data.sources": "load_data",
-    "fcnet.errors": "FcnetError InputError FileError DeviceError DownloadError DivergenceError",
+    "fcnet.errors": "FcnetError InputError FileError DeviceError DownloadError DivergenceError TrainingWarning",
     "fcnet.history": "EpochRecord History Observer",
     "fcnet.layers": "FullyConnectedLayer SoftmaxLayer dropout_layer",
     "fcnet.network": "Network",

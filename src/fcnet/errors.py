@@ -44,6 +44,10 @@ class DivergenceError(FcnetError, ArithmeticError):
         self.history = history
 
 
+class TrainingWarning(UserWarning):
+    """Something about a training that is probably not what was wanted."""
+
+
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
     """``" Did you mean 'relu'?"`` where one of the choices is close to the name, else an empty string."""
     close = difflib.get_close_matches(name.lower(), list(choices), n=1, cutoff=0.6)

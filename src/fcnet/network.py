@@ -14,9 +14,9 @@ from fcnet import counters
 from fcnet.activations import sigmoid, softmax
 from fcnet.checkpoint import SavedModel, load_model, save_model
 from fcnet.costs import Cost, default_cost
-from fcnet.data.arrays import as_part, as_rows
+from fcnet.data.arrays import as_part, as_rows, check_range
 from fcnet.engines.choose import choose
-from fcnet.engines.contract import Engine, Metrics, Placement, Program, initial_state
+from fcnet.engines.contract import Dtype, Engine, Metrics, Placement, Program, initial_state
 from fcnet.errors import FileError, InputError
 from fcnet.history import EpochRecord, History, Observer, RunInfo
 from fcnet.layers import Layer
@@ -61,6 +61,11 @@ class Network:
     def layers(self) -> tuple[Layer, ...]:
         """The layers, from input to output."""
         return self.model.layers
+
+    @property
+    def gives_probabilities(self) -> bool:
+        """Whether outputs can be read as probabilities: those of softmax and sigmoid last layers."""
+        return self.model.layers[-1].activation_fn in (softmax, sigmoid)
 
     @property
     def arrays(self) -> Mapping[str, NDArray[Any]]:
@@ -185,10 +190,10 @@ class Network:
 
         A single sigmoid output answers two columns, the probabilities of 0 and of 1.
         """
-        last = self.model.layers[-1].activation_fn
-        if last not in (softmax, sigmoid):
+        if not self.gives_probabilities:
             raise InputError(
-                f"predict_proba needs softmax or sigmoid outputs, but the last layer's activation is {last.name}. "
+                "predict_proba needs softmax or sigmoid outputs, but the last layer's activation is "
+                f"{self.model.layers[-1].activation_fn.name}. "
                 "Use predict, or end the network with a SoftmaxLayer."
             )
         outputs = self._outputs(X, engine, device)
@@ -209,8 +214,12 @@ class Network:
         last = self.model.layers[-1].activation_fn
         cost = check_cost(cost) or default_cost(last)
         cost.check_pairing(last)
-        double = any(array.dtype == np.float64 for array in self.arrays.values())
-        return Program(self.model, cost, SGD_RULE, "float64" if double else "float32")
+        return Program(self.model, cost, SGD_RULE, self._dtype)
+
+    @property
+    def _dtype(self) -> Dtype:
+        """What the parameters are kept in, and inference computes in."""
+        return "float64" if any(array.dtype == np.float64 for array in self.arrays.values()) else "float32"
 
     def _start(self, cost: Cost | None, engine: str, device: str) -> tuple[Any, Any, Program, Placement]:
         program = self._program(cost)
@@ -220,6 +229,8 @@ class Network:
 
     def _outputs(self, X: Any, engine: str, device: str) -> NDArray[Any]:
         rows = as_rows(X, self.model.n_in)
+        if rows.dtype == np.float64:
+            check_range(rows, self._dtype, "X")
         if (engine, device) not in self._started:
             chosen, run, _, _ = self._start(None, engine, device)
             self._started[engine, device] = chosen, run
@@ -228,6 +239,7 @@ class Network:
 
     def _metrics(self, X: Any, y: Any, cost: Cost | None, engine: str, device: str) -> Metrics:
         part = as_part((X, y), self.model.n_in, self.model.n_out, "data")
+        check_range(part.X, self._dtype, "X of the data")
         chosen, run, program, placement = self._start(cost, engine, device)
         return chosen.evaluate(run, chosen.put(part, program, placement))[0]
 

@@ -151,11 +151,6 @@ class _BookLayer:
             )
         return float(np.mean(labels == self.y_out))
 
-    def _join(self, network: _network.Network, index: int) -> None:
-        if self._network is not None:
-            raise InputError(f"Layer {index} is in another network already. Make a new layer for each network.")
-        self._network, self._index = network, index
-
 
 class FullyConnectedLayer(_BookLayer):
     """A fully connected layer, see ``fcnet.FullyConnectedLayer``."""
@@ -210,7 +205,10 @@ class Network(_network.Network):
         super().__init__(plain, mini_batch_size, next(_networks) if seed is None else seed)
         self._book_layers = [layer if isinstance(layer, _BookLayer) else _BookLayer(layer) for layer in layers]
         for index, layer in enumerate(self._book_layers):
-            layer._join(self, index)
+            if layer._network is not None:
+                raise InputError(f"Layer {index} is in another network already. Make a new layer for each network.")
+        for index, layer in enumerate(self._book_layers):
+            layer._network, layer._index = self, index
 
     @property
     def layers(self) -> Any:

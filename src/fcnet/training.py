@@ -12,6 +12,7 @@ import operator
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from numbers import Real
@@ -22,11 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnet import counters
-from fcnet.costs import Cost, default_cost
-from fcnet.data.arrays import Part, as_part
+from fcnet.costs import Cost, default_cost, log_likelihood
+from fcnet.data.arrays import Part, as_part, check_range
 from fcnet.engines.choose import Choice, choose
 from fcnet.engines.contract import Dtype, Metrics, Plan, Program, TrainState, accuracy_rule, initial_state
-from fcnet.errors import DivergenceError, InputError, unknown_name
+from fcnet.errors import DivergenceError, InputError, TrainingWarning, unknown_name
 from fcnet.history import Ending, EpochRecord, History, Monitor, Observer, RunInfo
 from fcnet.layers import DropoutScaling
 from fcnet.model import Model, rescale_for
@@ -37,6 +38,8 @@ CHUNK_SECONDS = 0.5
 """About how long a chunk lasts."""
 FIRST_CHUNK = 16
 """Steps in the first chunk, before the speed is known."""
+FAR_ABOVE_GUESSING = 100
+"""A first epoch that costs so many times what guessing does is worth a warning."""
 TABLE_NUMBERS = 1 << 22
 """At most so many row indices in the tables of one chunk."""
 
@@ -135,7 +138,7 @@ def train(
         arrays = rescale_for(model, dropout_scaling, arrays)
     model = replace(model, dropout_scaling=dropout_scaling)
 
-    parts = _Parts.read(model, train, validation, test, mini_batch_size)
+    parts = _Parts.read(model, train, validation, test, mini_batch_size, check_dtype(dtype))
     cost = check_cost(cost) or default_cost(model.layers[-1].activation_fn)
     cost.check_pairing(model.layers[-1].activation_fn)
     program = Program(model, cost, optimizer.rule, dtype)
@@ -210,6 +213,17 @@ class _Loop:
             if self.history.ending == "interrupted" and (self.kept is None or self.validation is None):
                 self.kept = self.engine.snapshot(self.state).parameters
 
+    def _warn_of_a_cost_above_guessing(self, cost: float) -> None:
+        """A class's probability costs log(n_out) by guessing; far more after an epoch is not learning."""
+        guessing = math.log(self.program.model.n_out)
+        if self.program.cost == log_likelihood and cost > FAR_ABOVE_GUESSING * guessing:
+            warnings.warn(
+                f"After an epoch the training cost is {cost:.4g}, where guessing costs {guessing:.4g}. The learning rate, "
+                f"{self.steps.rate_at(0):g}, is probably too high, or the inputs are far from 0 to 1.",
+                TrainingWarning,
+                stacklevel=2,
+            )
+
     def divergence(self) -> DivergenceError:
         """The error for a cost that is no longer a number."""
         epoch, rate = self.bad_step // self.steps.per_epoch, self.steps.rate_at(self.bad_step)
@@ -275,6 +289,8 @@ class _Loop:
             seconds=seconds,
         )
         self.history.epochs.append(record)
+        if epoch == 0:
+            self._warn_of_a_cost_above_guessing(training_cost)
         figure = {"accuracy": validated.accuracy, "cost": -validated.cost, None: 0.0}[self.history.monitor]
         assert figure is not None  # _check_monitor saw to it
         best = figure >= self._best_figure
@@ -433,7 +449,7 @@ class _Parts:
     test: Part | None
 
     @classmethod
-    def read(cls, model: Model, train: Any, validation: Any, test: Any, mini_batch_size: int) -> _Parts:
+    def read(cls, model: Model, train: Any, validation: Any, test: Any, mini_batch_size: int, dtype: str) -> _Parts:
         """The data, checked against the model and each other."""
         first = as_part(train, model.n_in, model.n_out, "training data")
         if mini_batch_size > first.n_rows:
@@ -445,7 +461,19 @@ class _Parts:
         def follow(data: Any, name: str) -> Part | None:
             return None if data is None else as_part(data, model.n_in, model.n_out, name, first.kind)
 
-        return cls(first, follow(validation, "validation data"), follow(test, "test data"))
+        parts = cls(first, follow(validation, "validation data"), follow(test, "test data"))
+        for name, part in (("training", first), ("validation", parts.validation), ("test", parts.test)):
+            if part is not None:
+                check_range(part.X, dtype, f"X of the {name} data")
+                check_range(part.y, dtype, f"y of the {name} data")
+        return parts
+
+
+def check_dtype(dtype: object) -> Dtype:
+    """One of the types that a network can compute in."""
+    if dtype not in ("float32", "float64"):
+        raise unknown_name("dtype", dtype, ("float32", "float64"))
+    return dtype
 
 
 def _check_settings(optimizer: object, l2: object, time_budget: object) -> None:

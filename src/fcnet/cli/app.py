@@ -89,9 +89,14 @@ def train(
     hidden: Annotated[str, typer.Option(help="Sizes of the hidden layers, such as 100,100.")] = "256,256",
     activation: Annotated[str, typer.Option(help="Of the hidden layers: relu, sigmoid, tanh, gelu, ...")] = "relu",
     dropout: Annotated[
-        str, typer.Option(help="Probability to drop a hidden output; or one for each layer's input: 0.2,0.5,0.5.")
-    ] = "0.2",
-    epochs: Annotated[int, typer.Option(help="Passes over the training data, at most.")] = 40,
+        str | None,
+        typer.Option(
+            help="Probability to drop a hidden output; or one for each layer's input: 0.2,0.5,0.5. By default 0.2 for "
+            "classes, 0 for values.",
+            show_default=False,
+        ),
+    ] = None,
+    epochs: Annotated[int, typer.Option(help="Passes over the training data, at most.")] = 30,
     batch_size: Annotated[int, typer.Option(help="Rows in a step.")] = 32,
     optimizer: Annotated[str, typer.Option(help="sgd, momentum, nesterov, adam or adamw.")] = "adam",
     learning_rate: Annotated[
@@ -125,6 +130,10 @@ def train(
     ] = None,
     engine: Engine = "auto",
     device: Device = "auto",
+    threads: Annotated[
+        int | None,
+        typer.Option(help="At most so many; one a core by default.", rich_help_panel="Machine", show_default=False),
+    ] = None,
     dtype: Annotated[str, typer.Option(help="float32 or float64.", rich_help_panel="Machine")] = "float32",
 ) -> None:
     """Train a network and leave a run folder: model, settings and results, history, curves."""
@@ -138,7 +147,6 @@ def train(
         "data": data,
         "hidden": words.sizes(hidden),
         "activation": activation,
-        "dropout": words.dropout(dropout, len(words.sizes(hidden)) + 1),
         "epochs": epochs,
         "batch_size": batch_size,
         "optimizer": optimizer,
@@ -150,12 +158,16 @@ def train(
         "seed": seed,
         "engine": engine,
         "device": device,
+        "threads": threads,
         "dtype": dtype,
     }
+    data_set = load_data(data)  # split alike whatever the seed, so that evaluate and predict see the same test rows
+    if dropout is None:
+        dropout = "0" if data_set.n_classes is None else "0.2"
+    settings["dropout"] = words.dropout(dropout, len(words.sizes(hidden)) + 1)
     update = words.optimizer(optimizer, learning_rate, schedule)
     budget = None if time_budget is None else words.seconds(time_budget)
-    data_set = load_data(data)  # split alike whatever the seed, so that evaluate and predict see the same test rows
-    network = _network(settings, data_set)
+    network = words.network(settings, data_set)
     folder = runs.make_folder(out, data_set.name, overwrite)
     error: BaseException | None = None
     try:
@@ -170,6 +182,7 @@ def train(
             seed=seed,
             engine=engine,
             device=device,
+            n_threads=threads,
             dtype=dtype,  # type: ignore[arg-type]  # checked by train
             time_budget=budget,
             early_stopping=early_stopping,
@@ -256,8 +269,9 @@ def predict(
     columns: dict[str, Any] = {}
     if network.task == "classification":
         columns["prediction"] = predictions
-        probabilities = network.predict_proba(X, engine=engine, device=device)
-        columns |= {f"p_{j}": probabilities[:, j] for j in range(probabilities.shape[1])}
+        if network.gives_probabilities:
+            probabilities = network.predict_proba(X, engine=engine, device=device)
+            columns |= {f"p_{j}": probabilities[:, j] for j in range(probabilities.shape[1])}
     else:
         values = predictions.reshape(len(predictions), -1)
         names = ["prediction"] if values.shape[1] == 1 else [f"prediction_{j}" for j in range(values.shape[1])]
@@ -290,6 +304,16 @@ def info(run: Run, json_line: Json = False) -> None:
 
 
 @app.command()
+def warmup() -> None:
+    """Compile the native engine for this machine now, so that no training waits for it."""
+    from fcnet.engines.native.engine import warm_up
+
+    began = time.perf_counter()
+    warm_up()
+    print(f"the native engine is compiled, in {time.perf_counter() - began:.1f} s")
+
+
+@app.command()
 def devices() -> None:
     """Which engines and devices can be used here, and why others cannot."""
     from fcnet.engines.choose import ENGINES, engine_named, usable_gpus, why_no_gpu
@@ -306,32 +330,6 @@ def devices() -> None:
 
 
 # --- Below the commands -----------------------------------------------------------------------------------------------
-
-
-def _network(settings: dict[str, Any], data_set: Any) -> Any:
-    """The network that the options describe, for the data's sizes."""
-    from fcnet import initializers
-    from fcnet.activations import activation_named, linear
-    from fcnet.layers import FullyConnectedLayer, SoftmaxLayer
-    from fcnet.network import Network
-
-    activation = activation_named(settings["activation"])
-    saturating = activation.name in ("sigmoid", "tanh", "linear")
-    weights = initializers.glorot_uniform if saturating else initializers.he_normal
-    sizes = [data_set.n_in, *settings["hidden"]]
-    *inner, last = settings["dropout"]
-    layers: list[Any] = [
-        FullyConnectedLayer(n_in, n_out, activation, p, weights, initializers.zeros)
-        for n_in, n_out, p in zip(sizes, sizes[1:], inner, strict=False)
-    ]
-    if data_set.n_classes is not None:
-        layers.append(SoftmaxLayer(sizes[-1], max(2, data_set.n_classes), last))
-    else:
-        n_out = data_set.train.y.shape[1]
-        layers.append(
-            FullyConnectedLayer(sizes[-1], n_out, linear, last, initializers.glorot_uniform, initializers.zeros)
-        )
-    return Network(layers, settings["batch_size"], settings["seed"])
 
 
 def _part(data: str, name: str) -> Any:
@@ -355,7 +353,7 @@ def _print_results(network: Any, history: Any, results: dict[str, Any]) -> None:
         "network": f"{sum(array.size for array in network.arrays.values()):,} parameters",
     }
     if best is not None:
-        rows["best epoch"] = str(best.epoch)
+        rows["best epoch"] = f"{best.epoch + 1} of {results['epochs']}"
         for name in ("validation_accuracy", "validation_cost", "test_accuracy"):
             value = getattr(best, name)
             if value is not None:

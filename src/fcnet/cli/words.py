@@ -7,7 +7,12 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from fcnet import initializers
+from fcnet.activations import activation_named, linear
+from fcnet.data.arrays import DataSet
 from fcnet.errors import FileError, InputError, unknown_name
+from fcnet.layers import FullyConnectedLayer, Layer, SoftmaxLayer
+from fcnet.network import Network
 from fcnet.optimizers import OPTIMIZERS, SCHEDULES, Optimizer
 
 LEARNING_RATES = {"sgd": 0.1, "momentum": 0.01, "nesterov": 0.01, "adam": 0.003, "adamw": 0.003}
@@ -39,7 +44,7 @@ def dropout(text: str, n_layers: int) -> list[float]:
     except ValueError:
         raise InputError(f"--dropout must be a number, or numbers separated by commas, got {text!r}.") from None
     if len(numbers) == 1:
-        return [0.0, *numbers * (n_layers - 1)] if n_layers > 1 else numbers
+        return [0.0, *numbers * (n_layers - 1)]
     if len(numbers) != n_layers:
         raise InputError(
             f"--dropout has {len(numbers)} numbers, but the network has {n_layers} layers (the hidden ones and the last). "
@@ -64,6 +69,27 @@ def optimizer(name: str, learning_rate: float | None, schedule: str) -> Optimize
         raise unknown_name("schedule", schedule, SCHEDULES)
     rate = LEARNING_RATES[name] if learning_rate is None else learning_rate
     return OPTIMIZERS[name](SCHEDULES[schedule](rate))
+
+
+def network(settings: dict[str, Any], data_set: DataSet) -> Network:
+    """The network that the options describe, for the data's sizes."""
+    activation = activation_named(settings["activation"])
+    saturating = activation.name in ("sigmoid", "tanh", "linear")
+    weights = initializers.glorot_uniform if saturating else initializers.he_normal
+    sizes = [data_set.n_in, *settings["hidden"]]
+    *inner, last = settings["dropout"]
+    layers: list[Layer] = [
+        FullyConnectedLayer(n_in, n_out, activation, p, weights, initializers.zeros)
+        for n_in, n_out, p in zip(sizes, sizes[1:], inner, strict=False)
+    ]
+    if data_set.n_classes is not None:
+        layers.append(SoftmaxLayer(sizes[-1], max(2, data_set.n_classes), last))
+    else:
+        n_out = data_set.train.y.shape[1]
+        layers.append(
+            FullyConnectedLayer(sizes[-1], n_out, linear, last, initializers.glorot_uniform, initializers.zeros)
+        )
+    return Network(layers, settings["batch_size"], settings["seed"])
 
 
 def config(path: Path, options: dict[str, str]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ starts, so nothing further in needs to doubt a shape, a label or a NaN.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -119,8 +120,11 @@ def _as_array(numbers: Any, name: str) -> NDArray[Any]:
 
 
 def check_finite(rows: NDArray[Any], name: str) -> None:
-    """Refuse NaN and infinity, naming the first place and how many rows are concerned."""
+    """Refuse NaN and infinity, naming the first place."""
     if rows.dtype.kind != "f":
+        return
+    flat = rows.reshape(-1)
+    if math.isfinite(np.vdot(flat, flat)):  # the quickest look; squares that overflow are looked at again
         return
     width = max(1, int(np.prod(rows.shape[1:])))
     height = max(1, _BLOCK // width)
@@ -134,6 +138,20 @@ def check_finite(rows: NDArray[Any], name: str) -> None:
             raise InputError(
                 f"{name} contains {what} (first at {where}). Remove such rows, or fill the missing values, before training."
             )
+
+
+def check_range(rows: NDArray[Any], dtype: str, name: str) -> None:
+    """Refuse finite numbers that are infinite in the type that a network computes in."""
+    limit = np.finfo(dtype).max
+    if rows.dtype.kind == "f" and np.finfo(rows.dtype).max > limit:
+        for start in range(0, len(rows), max(1, _BLOCK // rows[0].size)):
+            block = np.abs(rows[start : start + max(1, _BLOCK // rows[0].size)])
+            if block.max() > limit:
+                row = start + int(np.argwhere(block > limit)[0][0])
+                raise InputError(
+                    f"{name} contains {block.max():g} (first beyond {dtype} in row {row}). Scale such columns to about -1 to 1, "
+                    "or train with dtype='float64'."
+                )
 
 
 def as_part(data: Any, n_in: int, n_out: int, name: str, kind: TargetKind | None = None) -> Part:

@@ -61,8 +61,6 @@ def choose(engine: str, device: str, program: Program, n_threads: int | None = N
         InputError: an unknown engine or device, or a program that the engine cannot run.
         DeviceError: a GPU was asked for that is not there.
     """
-    if program.dtype not in ("float32", "float64"):
-        raise unknown_name("dtype", program.dtype, ("float32", "float64"))
     if engine == "native" and device == "auto":
         placement, reason = Placement("cpu"), "as asked"
     else:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -19,10 +21,11 @@ from numpy.typing import NDArray
 
 from fcnet import activations, costs, counters, optimizers
 from fcnet.data.arrays import Part, TargetKind
-from fcnet.engines.contract import Metrics, Placement, Plan, Program, Report, TrainState, accuracy_rule
+from fcnet.engines.contract import Metrics, Placement, Plan, Program, Report, TrainState, accuracy_rule, initial_state
 from fcnet.engines.native import kernels
 from fcnet.engines.native.kernels import Data, Tables, Work
 from fcnet.engines.native.vectors import padded
+from fcnet.layers import FullyConnectedLayer, SoftmaxLayer
 from fcnet.model import Model, biases_name, weights_name
 
 ACTIVATIONS = {
@@ -203,6 +206,7 @@ class NativeEngine:
 
     def start(self, program: Program, state: TrainState, placement: Placement) -> Run:
         """A state in flat arrays of the engine's own."""
+        _say_that_it_compiles()
         layout = Layout.of(program.model, program.dtype, 1)
         members = [None] if program.members is None else range(program.members)
         parameters, slots = [], []
@@ -371,6 +375,28 @@ class NativeEngine:
             return TrainState(parameters[0], slots[0], run.step)
         stacked = {slot: _stack([member[slot] for member in slots]) for slot in run.program.rule.slots}
         return TrainState(_stack(parameters), stacked, run.step)
+
+
+def warm_up() -> None:
+    """Compile every kernel for float32 and float64, or load it from the cache."""
+    engine, placement = NativeEngine(), Placement(threads=1)
+    model = Model((FullyConnectedLayer(2, 2), SoftmaxLayer(2, 2)))
+    for dtype in ("float32", "float64"):
+        program = Program(model, costs.log_likelihood, optimizers.SGD_RULE, dtype)
+        data = engine.put(Part(np.array([[0.0, 0.0], [0.0, 1.0]]), np.array([0, 1])), program, placement)
+        run = engine.start(program, initial_state(program, model.initial_parameters(0)), placement)
+        engine.cost_and_gradient(run, data)
+        engine.evaluate(run, data)
+        engine.forward(run, np.zeros((1, 2)))
+
+
+@functools.cache
+def _say_that_it_compiles() -> None:
+    """A line on standard error where the kernels do not lie in the cache yet: the first run on a machine waits for them."""
+    function = kernels.advance
+    stored = f"kernels.{function.__name__}-{function.py_func.__code__.co_firstlineno}.*.nbi"
+    if not any(Path(function.stats.cache_path).glob(stored)):
+        print("fcnet: compiling the native engine for this machine; this is done once", file=sys.stderr, flush=True)
 
 
 # --- Arrays -----------------------------------------------------------------------------------------------------------
