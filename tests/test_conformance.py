@@ -25,6 +25,7 @@ from fcnet.activations import ELEMENTWISE, linear, relu, sigmoid, tanh
 from fcnet.costs import COSTS, Cost, cross_entropy, log_likelihood, quadratic
 from fcnet.data.arrays import Part
 from fcnet.engines.contract import Placement, Plan, Program, Report, TrainState, initial_state
+from fcnet.engines.native import engine as native
 from fcnet.engines.native.engine import NativeEngine
 from fcnet.engines.xla import XlaEngine
 from fcnet.initializers import glorot_uniform, zeros
@@ -65,6 +66,7 @@ class Case:
     n_steps: int = 200
     weighted: bool = False
     seed: int = 0
+    density: float = 1.0
 
     @property
     def model(self) -> Model:
@@ -78,7 +80,7 @@ class Case:
 
     def part(self) -> Part:
         """Numbers that float32 holds exactly, so that every engine starts from the same."""
-        return random_part(self.model, self.cost, self.n_rows, self.weighted, self.seed)
+        return random_part(self.model, self.cost, self.n_rows, self.weighted, self.seed, self.density)
 
     def rates(self) -> np.ndarray:
         """From the optimizer's learning rate down to its half: no two steps alike."""
@@ -116,8 +118,10 @@ class Case:
         )
 
 
-def random_part(model: Model, cost: Cost, n_rows: int, weighted: bool = False, seed: int = 0) -> Part:
-    """Rows of noise, and targets of the kind that the cost reads."""
+def random_part(
+    model: Model, cost: Cost, n_rows: int, weighted: bool = False, seed: int = 0, density: float = 1.0
+) -> Part:
+    """Rows of noise, a share of them nonzero, and targets of the kind that the cost reads."""
     rng = np.random.default_rng(seed)
     X = rng.normal(size=(n_rows, model.n_in)).astype(np.float32)
     if cost == log_likelihood and model.n_out > 1:
@@ -129,6 +133,8 @@ def random_part(model: Model, cost: Cost, n_rows: int, weighted: bool = False, s
     weights = rng.choice([0.0, 0.5, 1.0, 2.0], size=n_rows) if weighted else None
     if weighted:
         weights[:: max(1, n_rows // 8)] = 1.0
+    if density < 1.0:
+        X[rng.random(X.shape) >= density] = 0.0
     return Part(X, y, weights)
 
 
@@ -408,34 +414,85 @@ def test_batch_of_nothing_but_padding_leaves_sgd_where_it_is(engine):
     assert worst(engine.snapshot(run).parameters, before.parameters) == 0.0
 
 
-@settings(max_examples=12, deadline=None, derandomize=True, database=None)
-@given(
-    sizes=st.lists(st.integers(1, 40), min_size=2, max_size=5),
-    batch=st.integers(1, 33),
-    n_rows=st.integers(1, 50),
-    activation=st.sampled_from(sorted(ELEMENTWISE)),
-    cost=st.sampled_from(sorted(COSTS)),
-    p_dropout=st.sampled_from([0.0, 0.1, 0.7]),
-    scaling=st.sampled_from(["inference", "training"]),
-    optimizer=st.sampled_from(FACTORS["optimizer"]),
-    seed=st.integers(0, 2**64 - 1),
-)
-def test_any_shape(sizes, batch, n_rows, activation, cost, p_dropout, scaling, optimizer, seed):
-    """Widths 1 to 40, depth 1 to 4, batches larger and smaller than the data."""
+SHAPES = {
+    "sizes": st.lists(st.integers(1, 300), min_size=2, max_size=7),
+    "batch": st.integers(1, 513),
+    "n_rows": st.integers(1, 600),
+    "density": st.sampled_from([0.0, 0.05, 0.25, 0.5, 1.0]),
+    "activation": st.sampled_from(sorted(ELEMENTWISE)),
+    "cost": st.sampled_from(sorted(COSTS)),
+    "p_dropout": st.sampled_from([0.0, 0.0, 0.1, 0.7]),
+    "scaling": st.sampled_from(["inference", "training"]),
+    "optimizer": st.sampled_from(FACTORS["optimizer"]),
+    "seed": st.integers(0, 2**64 - 1),
+}
+"""Depth 1 to 6, batches larger and smaller than the data."""
+
+
+def check_shape(engine, sizes, batch, n_rows, density, activation, cost, p_dropout, scaling, optimizer, seed):
     layers = [
-        FullyConnectedLayer(n_in, n_out, ELEMENTWISE[activation], p_dropout, weights=glorot_uniform)
-        for n_in, n_out in itertools.pairwise(sizes)
+        FullyConnectedLayer(n_in, n_out, ELEMENTWISE[activation], p_dropout if index else 0.0, weights=glorot_uniform)
+        for index, (n_in, n_out) in enumerate(itertools.pairwise(sizes))
     ]
     if cost == "log_likelihood":
-        layers[-1] = SoftmaxLayer(*sizes[-2:], p_dropout, weights=glorot_uniform)
+        layers[-1] = SoftmaxLayer(*sizes[-2:], layers[-1].p_dropout, weights=glorot_uniform)
     elif cost == "cross_entropy":
         layers[-1] = dataclasses.replace(layers[-1], activation_fn=sigmoid)
-    case = Case(tuple(layers), COSTS[cost], optimizer, scaling, 0.01, n_rows, batch, n_steps=6, seed=seed)
+    gentle = dataclasses.replace(optimizer, learning_rate=1e-4)  # wide linear layers diverge soon
+    case = Case(tuple(layers), COSTS[cost], gentle, scaling, 0.01, n_rows, batch, 6, seed=seed, density=density)
     parameters, _, costs = case.expected()
-    for engine in ENGINES:
-        state, report = train(engine, case, "float64")
-        assert worst(state.parameters, parameters) < 1e-9
-        assert worst({"costs": report.costs}, {"costs": costs}) < 1e-9
+    state, report = train(engine, case, "float64")
+    assert worst(state.parameters, parameters) < 1e-9
+    assert worst({"costs": report.costs}, {"costs": costs}) < 1e-9
+
+
+@settings(max_examples=40, deadline=None, derandomize=True, database=None)
+@given(**SHAPES)
+def test_any_shape_on_native(**shape):
+    check_shape(NativeEngine(), **shape)
+
+
+@settings(max_examples=8, deadline=None, derandomize=True, database=None)
+@given(**SHAPES)
+def test_any_shape_on_xla(**shape):
+    check_shape(XlaEngine(), **shape)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+@pytest.mark.parametrize("l2", [0.0, 0.1])
+@pytest.mark.parametrize("optimizer", FACTORS["optimizer"], ids=lambda optimizer: type(optimizer).__name__)
+def test_inputs_that_are_mostly_zero(engine, dtype, optimizer, l2, dropout):
+    layers = (FullyConnectedLayer(50, 15, sigmoid), SoftmaxLayer(15, 4, dropout, weights=glorot_uniform))
+    case = Case(layers, log_likelihood, optimizer, l2=l2, n_rows=57, weighted=True, density=0.15)
+    parameters, slots, costs = case.expected()
+    state, report = train(engine, case, dtype)
+    assert worst(state.parameters, parameters) < TOLERANCE[dtype]
+    for slot, arrays in slots.items():
+        assert worst(state.slots[slot], arrays) < TOLERANCE[dtype]
+    assert worst({"costs": report.costs}, {"costs": costs}) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("optimizer", FACTORS["optimizer"], ids=lambda optimizer: type(optimizer).__name__)
+@pytest.mark.parametrize("density", [0.1, 1.0])
+def test_number_of_threads_changes_no_byte(monkeypatch, dtype, density, optimizer):
+    """The native engine adds up every number in one order, however its rows and weights are shared out."""
+    monkeypatch.setattr(native, "THREAD_OPERATIONS", 1)
+    layers = (
+        FullyConnectedLayer(70, 45, relu),
+        FullyConnectedLayer(45, 33, tanh, 0.3),
+        SoftmaxLayer(33, 5, 0.5, weights=glorot_uniform),
+    )
+    case = Case(layers, log_likelihood, optimizer, l2=0.01, n_rows=57, n_steps=50, density=density)
+    program, part = case.program(dtype), case.part()
+    states = []
+    for threads in (1, 2, 3, 7):
+        placement = Placement("cpu", threads=threads)
+        engine = NativeEngine()
+        run = engine.start(program, initial_state(program, case.parameters()), placement)
+        engine.advance(run, engine.put(part, program, placement), case.plan())
+        states.append(engine.snapshot(run))
+    for state in states[1:]:
+        assert_same_bytes(state, states[0])
 
 
 # --- Gradients ---------------------------------------------------------------------------------------------------------
