@@ -570,7 +570,7 @@ def _backward(layout: Any, parameters: Any, rows: Any, first: int, last: int) ->
             e[j] *= f[j]
 
 
-@_jit()
+@_jit(fastmath=False)  # each number is rounded alike, whichever part of a vector loop does it
 def _update(rule: int, w: Any, g: Any, slots: Any, at: int, c: Any, l2: Any, decays: bool) -> None:
     """The update rules of ``fcnet.optimizers``, on a run of numbers; ``slots`` is ``(n_slots, all)``, the run's part at ``at``."""
     n = w.shape[0]
