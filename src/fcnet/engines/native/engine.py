@@ -429,6 +429,8 @@ def _work(layout: Layout, dtype: str, data: Rows) -> Work:
     return Work(
         np.zeros(layout.n_row_numbers, dtype),
         np.zeros((data.n_threads, max(6 * widest, kernels.TILE_NUMBERS)), dtype),
+        np.zeros((data.n_threads, widest), dtype),
+        np.zeros((data.n_threads, widest), np.int32),
         np.zeros(first[kernels.N_IN] * first[kernels.OUT_PAD] if data.sparse else 0, dtype),
         np.zeros(layout.height),
         np.zeros(8, np.int64),

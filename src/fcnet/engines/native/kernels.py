@@ -27,6 +27,7 @@ from fcnet.engines.native.vectors import (
     VECTOR_BYTES,
     arrive,
     arrived,
+    blend,
     gather,
     give_way,
     power_of_two,
@@ -89,6 +90,8 @@ class Work(NamedTuple):
 
     rows: NDArray[Any]  # inputs, outputs, derivatives and errors of a batch, at the layout's offsets
     lines: NDArray[Any]  # (n_threads, numbers): some lines of a gradient, or a row of a mask
+    values: NDArray[Any]  # (n_threads, widest): nonzero numbers of a row
+    columns: NDArray[np.int32]  # (n_threads, widest): their columns
     gradient: NDArray[Any]  # the first layer's whole gradient where its data is sparse; else empty
     costs: NDArray[np.float64]  # (batch,): the cost of each row
     barrier: NDArray[np.int64]  # how often a thread has arrived
@@ -381,6 +384,7 @@ def _multiply_nt(m: int, n: int, k: int, a: Any, a_at: int, a_row: int, b: Any, 
 tile_nn_full, tile_nn_pair, tile_nn_line = (tile_nn[m, TILE_VECTORS] for m in (6, 2, 1))
 tile_nn_column, tile_nn_two, tile_nn_one = (tile_nn[m, 1] for m in (6, 2, 1))
 tile_nt_full, tile_nt_line, tile_nt_one = tile_nt[4, 4], tile_nt[1, 4], tile_nt[1, 1]
+blend_one, blend_four = blend[1], blend[4]
 gather_1, gather_2, gather_3, gather_4, gather_5, gather_6, gather_7, gather_8 = (gather[v] for v in range(1, 9))
 scatter_1, scatter_2, scatter_3, scatter_4, scatter_5, scatter_6, scatter_7, scatter_8 = (
     scatter[v] for v in range(1, 9)
@@ -391,6 +395,14 @@ scatter_1, scatter_2, scatter_3, scatter_4, scatter_5, scatter_6, scatter_7, sca
 def _gather(values: Any, columns: Any, start: int, stop: int, w: Any, w_at: int, n: int, z: Any, z_at: int) -> None:
     """z += values . W over a row's nonzero numbers; W has rows of n numbers."""
     lanes = VECTOR_BYTES // values.itemsize
+    if n > SPARSE_VECTORS * lanes:  # rows too wide for the registers are read whole, as memory likes it
+        while start + 4 <= stop:
+            blend_four(n, values, columns, start, w, w_at, z, z_at)
+            start += 4
+        while start < stop:
+            blend_one(n, values, columns, start, w, w_at, z, z_at)
+            start += 1
+        return
     j = 0
     while j < n:
         v = min(SPARSE_VECTORS, (n - j) // lanes)
@@ -439,11 +451,21 @@ def _scatter(values: Any, columns: Any, start: int, stop: int, factor: Any, d: A
         j += v * lanes
 
 
+@_jit()
+def _list_nonzeros(x: Any, values: Any, columns: Any, p: int) -> int:
+    """The nonzero numbers of x and their columns, written from p on, where there is room for all; where they end."""
+    for j in range(x.shape[0]):
+        values[p] = x[j]
+        columns[p] = j
+        p += x[j] != 0
+    return p
+
+
 # --- One step's halves ------------------------------------------------------------------------------------------------
 
 
 @_jit()
-def _forward(layout: Any, parameters: Any, data: Any, work: Any, batch: Any, first: int, last: int, gain: Any, thresholds: Any, keys: Any, mask: Any) -> None:  # fmt: skip
+def _forward(layout: Any, parameters: Any, data: Any, work: Any, batch: Any, first: int, last: int, gain: Any, thresholds: Any, keys: Any, thread: int) -> None:  # fmt: skip
     """Rows ``first`` to ``last`` of a batch through all layers: outputs, derivatives, the last layer's weighted inputs.
 
     ``batch`` is ``(n, 2)``: the row of the data, and the position in the batch that its masks are drawn for.
@@ -460,7 +482,7 @@ def _forward(layout: Any, parameters: Any, data: Any, work: Any, batch: Any, fir
         if line[HAS_DROPOUT]:
             for r in range(first, last):
                 at = line[IN_AT] + r * in_pad
-                masked = mask[:n_in]
+                masked = work.lines[thread, :n_in]
                 if thresholds[layer]:
                     _mask(keys[layer], batch[r, 1], thresholds[layer], gain[layer], masked)
                 else:
@@ -485,7 +507,11 @@ def _forward(layout: Any, parameters: Any, data: Any, work: Any, batch: Any, fir
                 _gather(data.values, data.columns, start, stop, parameters, line[W_AT], out_pad, rows, at)
         else:
             m, x_at, a_at = last - first, line[IN_AT] + first * in_pad, line[A_AT] + first * out_pad
-            if line[TRANSPOSED]:
+            if m == 1 and not line[TRANSPOSED]:  # one row reads no more of the weights than it needs
+                values, columns = work.values[thread], work.columns[thread]
+                stop = _list_nonzeros(rows[x_at : x_at + n_in], values, columns, ZERO)
+                _gather(values, columns, ZERO, stop, parameters, line[W_AT], out_pad, rows, a_at)
+            elif line[TRANSPOSED]:
                 _multiply_nt(m, n_out, in_pad, rows, x_at, in_pad, parameters, line[W_AT], in_pad, rows, a_at, out_pad)
             else:
                 _multiply_nn(m, out_pad, n_in, rows, x_at, in_pad, ONE, parameters, line[W_AT], out_pad, rows, a_at, out_pad)  # fmt: skip
@@ -706,7 +732,7 @@ def advance(layout: Any, parameters: Any, slots: Any, data: Any, tables: Any, wo
             total = tables.total
         scale = 1.0 / total if total > 0 else 0.0
         first, last = n * thread // n_threads, n * (thread + 1) // n_threads
-        _forward(layout, parameters, data, work, batch, first, last, tables.gain[step], tables.thresholds[step], tables.keys[step], work.lines[thread])  # fmt: skip
+        _forward(layout, parameters, data, work, batch, first, last, tables.gain[step], tables.thresholds[step], tables.keys[step], thread)  # fmt: skip
         for r in range(first, last):
             row = batch[r, 0]
             share = data.weights[row] * scale
@@ -731,11 +757,18 @@ def advance(layout: Any, parameters: Any, slots: Any, data: Any, tables: Any, wo
 def outputs(layout: Any, n_row_numbers: int, height: int, parameters: Any, X: Any, gain: Any, answers: Any, thread: int, n_threads: int) -> None:  # fmt: skip
     """The network's outputs for dense rows, ``height`` of them at a time, by one of n_threads threads."""
     layers, n_in = layout.shape[0], X.shape[1]
-    number = parameters.dtype.type
     thresholds, keys = np.zeros(layers, np.uint32), np.zeros((layers, 2), np.uint32)
     rows = np.zeros(n_row_numbers, parameters.dtype)
-    mask = np.empty(np.max(layout[:, N_IN]), parameters.dtype)
-    work = Work(rows, mask.reshape(1, -1), rows[:0], np.zeros(0), np.zeros(0, np.int64))
+    shape = (1, np.max(layout[:, N_IN]))
+    work = Work(
+        rows,
+        np.empty(shape, parameters.dtype),
+        np.empty(shape, parameters.dtype),
+        np.empty(shape, np.int32),
+        rows[:0],
+        np.zeros(0),
+        np.zeros(0, np.int64),
+    )
     values, columns = np.empty(height * n_in, parameters.dtype), np.empty(height * n_in, np.int32)
     splits = np.empty((height + 1, 2), np.int64)
     labels, targets, weights = np.zeros(0, np.int32), np.zeros((0, 1), parameters.dtype), np.zeros(0)
@@ -747,17 +780,14 @@ def outputs(layout: Any, n_row_numbers: int, height: int, parameters: Any, X: An
         n = block.shape[0]
         dense = block
         if layout[0, HAS_DROPOUT] == 0 and (n < TILE_ROWS or _share_of_nonzeros(block[0]) < SPARSE_BELOW):
-            p = 0
+            p = ZERO
             for r in range(n):
                 splits[r, 0] = p
-                for j in range(n_in):
-                    values[p] = block[r, j]
-                    columns[p] = j
-                    p += block[r, j] != number(0.0)
+                p = _list_nonzeros(block[r], values, columns, p)
                 splits[r, 1] = p
             dense = block[:0]
         data = Data(dense, values, columns, splits, labels, targets, weights)
-        _forward(layout, parameters, data, work, batch, ZERO, n, gain, thresholds, keys, mask)
+        _forward(layout, parameters, data, work, batch, ZERO, n, gain, thresholds, keys, ZERO)
         for r in range(n):
             at, f_at = line[A_AT] + r * line[OUT_PAD], line[F_AT] + r * line[OUT_PAD]
             z = rows[at : at + line[N_OUT]]
@@ -785,7 +815,7 @@ def evaluate(layout: Any, parameters: Any, data: Any, work: Any, first: int, las
     batch = np.empty((n, 2), np.int64)
     for r in range(n):
         batch[r, 0] = first + r
-    _forward(layout, parameters, data, work, batch, ZERO, n, gain, thresholds, keys, work.lines[0])
+    _forward(layout, parameters, data, work, batch, ZERO, n, gain, thresholds, keys, ZERO)
     line = layout[layers - 1]
     out_pad = line[OUT_PAD]
     sums[:] = 0.0

@@ -256,9 +256,43 @@ def _scatter(vectors: int) -> Any:
     return scatter
 
 
+def _blend(lines: int) -> Any:
+    @intrinsic
+    def blend(typing: Any, n: Any, values: Any, columns: Any, start: Any, w: Any, w_at: Any, z: Any, z_at: Any) -> Any:
+        """z += sum over the ``lines`` p from start on of values[p] * W[columns[p]], rows of n numbers, read in their order."""
+        i8 = types.int64
+        signature = types.void(i8, values, columns, i8, w, i8, z, i8)
+
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            n, values, columns, start, w, w_at, z, z_at = args
+            code = _Code(context, builder, signature.args[1])
+            values = code.pointer(signature.args[1], values, start)
+            columns = code.pointer(signature.args[2], columns, start)
+            w = code.pointer(signature.args[4], w, w_at)
+            z = code.pointer(signature.args[6], z, z_at)
+            xs = [code.splat(builder.load(code.at(values, p))) for p in range(lines)]
+            rows = [code.at(w, (builder.sext(builder.load(code.at(columns, p)), _INT), n)) for p in range(lines)]
+
+            def body(j: Any, _: Sequence[Any]) -> list[Any]:
+                place = code.at(z, j)
+                total = code.load(place)
+                for x, row in zip(xs, rows, strict=True):
+                    total = code.fma(x, code.load(code.at(row, j)), total)
+                code.store(total, place)
+                return []
+
+            code.loop(ir.Constant(_INT, 0), n, code.lanes, [], body)
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return blend
+
+
 tile_nn = {(m, v): _tile_nn(m, v) for m in (1, 2, TILE_ROWS) for v in (1, TILE_VECTORS)}
 tile_nt = {(m, n): _tile_nt(m, n) for m in (1, 4) for n in (1, 4)}
 gather = {v: _gather(v) for v in range(1, SPARSE_VECTORS + 1)}
+blend = {lines: _blend(lines) for lines in (1, 4)}
 scatter = {v: _scatter(v) for v in range(1, SPARSE_VECTORS + 1)}
 
 
