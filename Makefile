@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test check format clean
+.PHONY: demo test check bench soak format clean
 
 demo: $(VENV)/.installed  ## install, then train on the real digits that come with it
 	$(BIN)/fcnet train digits --out runs/demo --overwrite
@@ -16,6 +16,12 @@ check: $(VENV)/.installed  ## format, lint, types, import order, tests
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+
+bench: $(VENV)/.installed  ## fcnet against its peers, about an hour: pip install '.[bench]' into .venv first
+	$(BIN)/python benchmarks/compare.py
+
+soak: $(VENV)/.installed  ## slow checks: every kernel with its array bounds checked
+	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$$(mktemp -d) $(BIN)/python -m pytest tests/test_conformance.py -k "native or threads"
 
 format: $(VENV)/.installed
 	$(BIN)/ruff format .
