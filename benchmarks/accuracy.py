@@ -31,7 +31,7 @@ def run(folder: Path, repeats: int, limit: float, quick: bool) -> tuple[str, lis
         rows = []
         for name, script in SCRIPTS.items():
             runs = _runs(folder, script, settings, wanted, 1 if quick else repeats, limit)
-            rows.append([name, *_cells(runs, wanted, limit)])
+            rows.append([name, *_cells(runs, limit)])
             data.append(
                 {"goal": wanted, "name": name, "settings": settings.as_data(), "runs": [r.as_data() for r in runs]}
             )
@@ -44,26 +44,31 @@ def _runs(folder: Path, script: str, settings: Settings, goal: float, repeats: i
     """A cold run and, where that got there, warm ones."""
     runs: list[Whole] = []
     with tempfile.TemporaryDirectory(prefix="fcnet-cold-") as caches:
-        for seed in range(repeats + 1):
+        for seed in (0, *range(repeats)):
             runs.append(watch(script, folder, settings.of(seed, EPOCHS, goal), limit, Path(caches)))
             if runs[-1].reached is None:
                 break
     return runs
 
 
-def _cells(runs: list[Whole], goal: float, limit: float) -> list[str]:
+def _cells(runs: list[Whole], limit: float) -> list[str]:
+    if gone := [run.out for run in runs if run.out]:
+        return [gone[0], *["-"] * 5]
     cold, *warm = runs
-    if cold.out:
-        return [cold.out, *["-"] * 5]
     seconds = [run.reached for run in warm if run.reached is not None]
-    failed = f"{cold.best:.2%} in {cold.epochs} epochs and {min(limit, cold.seconds):.0f} s"
-    counts = [run.epochs for run in runs if run.reached is not None]
     spread = f" ({number(min(seconds))} to {number(max(seconds))})" if len(seconds) > 1 else ""
+    counts = [run.epochs for run in runs if run.reached is not None]
     return [
-        number(cold.reached) if cold.reached is not None else f"not reached: {failed}",
-        f"{number(statistics.median(seconds))}{spread}" if seconds else "-",
+        _reached(cold, limit),
+        f"{number(statistics.median(seconds))}{spread}" if seconds else _reached(warm[0], limit) if warm else "-",
         f"{min(counts)} to {max(counts)}" if counts else str(cold.epochs),
         number(statistics.median(run.epoch_seconds for run in runs)),
         number(runs[-1].first),
         number(max(run.memory for run in runs)),
     ]
+
+
+def _reached(run: Whole, limit: float) -> str:
+    if run.reached is not None:
+        return number(run.reached)
+    return f"not reached: {run.best:.2%} in {run.epochs} epochs and {min(limit, run.seconds):.0f} s"

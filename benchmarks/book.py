@@ -6,7 +6,6 @@ history and curves. The peers read arrays and only test.
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -15,9 +14,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from peers import CPU_ONLY
 from tables import number, table
-from whole_run import SCRIPTS, Settings, watch
+from whole_run import SCRIPTS, Settings, users_environment, watch
 
 EPOCHS = 60
 SETTINGS = Settings(hidden=(100,), activation="sigmoid", optimizer="sgd", learning_rate=0.1, batch=10, data="mnist")
@@ -60,7 +58,7 @@ def _command(epochs: int) -> float | None:
     with tempfile.TemporaryDirectory(prefix="fcnet-book-") as folder:
         began = time.perf_counter()
         done = subprocess.run(
-            [*command, "--out", f"{folder}/run"], env=os.environ | CPU_ONLY, capture_output=True, text=True, check=False
+            [*command, "--out", f"{folder}/run"], env=users_environment(), capture_output=True, text=True, check=False
         )
         seconds = time.perf_counter() - began
     if done.returncode != 0:

@@ -5,10 +5,13 @@ Only one works at a time. Turns are interleaved in rounds, each in another order
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
+import os
 import random
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -92,9 +95,9 @@ class Racer:
     def start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        arguments = (theirs, self.home, self.environment, self.arguments)
-        self._process = context.Process(target=serve, args=arguments, daemon=False)
-        self._process.start()
+        self._process = context.Process(target=serve, args=(theirs, self.home, self.arguments))
+        with _environment(self.environment):  # some libraries read it when they are imported, before any code of ours
+            self._process.start()
         theirs.close()
         self._answer()
 
@@ -102,16 +105,22 @@ class Racer:
         """Its answer to an order; None where it is, or is now, out of the race."""
         if self.out is not None:
             return None
-        self._pipe.send(order)
+        self._tell(order)
         return self._answer()
 
     def stop(self) -> None:
+        if not hasattr(self, "_process"):
+            return
         if self.out is None:
-            self._pipe.send("stop")
+            self._tell("stop")
         self._process.join(5)
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
+
+    def _tell(self, order: Any) -> None:
+        with contextlib.suppress(OSError):  # it died; the answer that doesn't come will say so
+            self._pipe.send(order)
 
     def _answer(self) -> Any:
         try:
@@ -120,7 +129,7 @@ class Racer:
                 self._process.kill()
                 return None
             kind, answer = self._pipe.recv()
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):
             self._process.join()
             self.out = f"died with exit code {self._process.exitcode}"
             return None
@@ -136,7 +145,7 @@ class Racer:
     def leave(self) -> None:
         """Leave the race, and say how much memory it took."""
         if self.out is None:
-            self._pipe.send("end")
+            self._tell("end")
             self.memory = self.ask("memory")
 
 
@@ -156,6 +165,18 @@ def race(racers: list[Racer], effort: Effort) -> None:
     for racer in racers:
         racer.leave()
     note("")
+
+
+@contextlib.contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    """These variables set, for a process that starts meanwhile."""
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def note(text: str) -> None:

@@ -6,7 +6,6 @@ A contestant says how it takes steps (``Stepper``), or runs its own loop and ask
 from __future__ import annotations
 
 import importlib
-import os
 import time
 import traceback
 from abc import ABC, abstractmethod
@@ -53,9 +52,8 @@ class Turns:
 class Contestant(ABC):
     """Who takes part; what it is made with, its race says."""
 
-    @classmethod
-    def load(cls) -> None:
-        """Import what the library itself imports only later; memory is counted from here."""
+    lazy_imports: tuple[str, ...] = ()
+    """Modules that the library imports only when it needs them; memory is counted from there on."""
 
     @abstractmethod
     def race(self, turns: Turns) -> None:
@@ -139,20 +137,19 @@ class Stepper(Contestant):
         return winner
 
 
-def serve(pipe: Connection, home: str, environment: dict[str, str], arguments: tuple[Any, ...]) -> None:
+def serve(pipe: Connection, home: str, arguments: tuple[Any, ...]) -> None:
     """The process of a contestant.
 
     Args:
         pipe: to the master.
         home: "module:Class".
-        environment: variables that must be set before its libraries are imported.
         arguments: of the class.
     """
-    os.environ.update(environment)
     module, name = home.split(":")
     try:
         maker = getattr(importlib.import_module(module), name)
-        maker.load()
+        for lazy in maker.lazy_imports:
+            importlib.import_module(lazy)
         imported = peak_memory()
         contestant: Contestant = maker(*arguments)
         pipe.send(("made", None))

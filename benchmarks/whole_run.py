@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import selectors
 import statistics
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -105,39 +106,32 @@ class Whole:
         return asdict(self)
 
 
+def users_environment() -> dict[str, str]:
+    """Variables of a process as its user has them: Python keeps its bytecode, which for installed peers pip has made."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"} | CPU_ONLY
+
+
 def watch(script: str, data: Path, settings: Settings, limit: float, caches: Path | None = None) -> Whole:
     """Run a script until it has reached its goal or done its epochs, at most ``limit`` seconds."""
     command = [sys.executable, str(FOLDER / script), str(data), json.dumps(settings.as_data())]
-    environment = os.environ | CPU_ONLY
+    environment = users_environment()
     if caches is not None:
         environment |= {variable: str(caches / name) for variable, name in CACHES.items()}
-    whole, errors = Whole(), ""
-    began = time.perf_counter()
-    with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1
-    ) as process:
-        with selectors.DefaultSelector() as selector:
-            selector.register(process.stdout, selectors.EVENT_READ)
-            selector.register(process.stderr, selectors.EVENT_READ)
-            while selector.get_map():
-                left = limit - (time.perf_counter() - began)
-                if left <= 0:
-                    process.kill()
-                    break
-                for key, _ in selector.select(left):
-                    line = key.fileobj.readline()
-                    if not line:
-                        selector.unregister(key.fileobj)
-                    elif key.fileobj is process.stderr:
-                        errors += line
-                    elif line.startswith("{"):
-                        _note(whole, json.loads(line), time.perf_counter() - began, settings.goal)
-        process.wait()
-    whole.seconds = time.perf_counter() - began
+    whole = Whole()
+    with tempfile.TemporaryFile("w+") as errors:
+        began = time.perf_counter()
+        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True) as process:
+            alarm = threading.Timer(limit, process.kill)
+            alarm.start()
+            for line in process.stdout:
+                if line.startswith("{"):
+                    _note(whole, json.loads(line), time.perf_counter() - began, settings.goal)
+        alarm.cancel()
+        whole.seconds = time.perf_counter() - began
+        errors.seek(0)
+        last = errors.read().strip().splitlines()[-1:] or [f"exit code {process.returncode}"]
     if not whole.ends:
-        last = errors.strip().splitlines()[-1:] or [f"exit code {process.returncode}"]
-        missing = last[0].startswith("ModuleNotFoundError")
-        slow = whole.seconds >= limit
+        missing, slow = last[0].startswith("ModuleNotFoundError"), whole.seconds >= limit
         whole.out = f"no epoch in {limit:.0f} s" if slow else "not installed" if missing else f"failed: {last[0]:.80}"
     return whole
 

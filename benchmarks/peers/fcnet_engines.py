@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 import fcnet
-from fcnet.engines.choose import engine_named
 from peers.questions import Answers
 from racer import RESTART_EPOCHS, Contestant, Turns
 from workloads import Parameters, Task
@@ -77,10 +76,6 @@ class Clock(fcnet.Observer):
 class Training(Contestant):
     engine: str
 
-    @classmethod
-    def load(cls) -> None:
-        engine_named(cls.engine)
-
     def __init__(self, task: Task) -> None:
         self._task, self._workload = task, task.workload
         self._rows = task.rows()
@@ -117,10 +112,12 @@ class Training(Contestant):
 
 class NativeTraining(Training):
     engine = "native"
+    lazy_imports = ("fcnet.engines.native.engine",)
 
 
 class XlaTraining(Training):
     engine = "xla"
+    lazy_imports = ("fcnet.engines.xla",)
 
 
 class Inference(Answers):

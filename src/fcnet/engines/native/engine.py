@@ -56,6 +56,8 @@ RULES = {
 
 BLOCK = 256
 """Rows at a time in ``evaluate``, ``forward`` and ``cost_and_gradient``."""
+TURNED_NUMBERS = 1 << 17
+"""Room for a hidden layer's weights, turned for the way back; wider layers are read as they are."""
 FORWARD_ROWS = 1 << 14
 """Rows that ``forward`` turns into the program's type at a time."""
 TRANSPOSED_BELOW = 32
@@ -431,6 +433,7 @@ def _work(layout: Layout, dtype: str, data: Rows) -> Work:
         np.zeros((data.n_threads, max(6 * widest, kernels.TILE_NUMBERS)), dtype),
         np.zeros((data.n_threads, widest), dtype),
         np.zeros((data.n_threads, widest), np.int32),
+        np.zeros((data.n_threads, TURNED_NUMBERS if len(layout.lines) > 2 else 0), dtype),
         np.zeros(first[kernels.N_IN] * first[kernels.OUT_PAD] if data.sparse else 0, dtype),
         np.zeros(layout.height),
         np.zeros(8, np.int64),

@@ -28,6 +28,7 @@ from fcnet.engines.native.vectors import (
     arrive,
     arrived,
     blend,
+    fill_rows,
     gather,
     give_way,
     power_of_two,
@@ -92,6 +93,7 @@ class Work(NamedTuple):
     lines: NDArray[Any]  # (n_threads, numbers): some lines of a gradient, or a row of a mask
     values: NDArray[Any]  # (n_threads, widest): nonzero numbers of a row
     columns: NDArray[np.int32]  # (n_threads, widest): their columns
+    turned: NDArray[Any]  # (n_threads, numbers): a hidden layer's weights, turned
     gradient: NDArray[Any]  # the first layer's whole gradient where its data is sparse; else empty
     costs: NDArray[np.float64]  # (batch,): the cost of each row
     barrier: NDArray[np.int64]  # how often a thread has arrived
@@ -471,14 +473,16 @@ def _forward(layout: Any, parameters: Any, data: Any, work: Any, batch: Any, fir
     ``batch`` is ``(n, 2)``: the row of the data, and the position in the batch that its masks are drawn for.
     """
     rows = work.rows
+    zero = rows.dtype.type(0.0)
     for layer in range(layout.shape[0]):
         line = layout[layer]
         n_in, in_pad, n_out, out_pad = line[N_IN], line[IN_PAD], line[N_OUT], line[OUT_PAD]
         sparse = layer == 0 and data.dense.shape[0] == 0
         if layer == 0 and not sparse:
             for r in range(first, last):
-                at = line[IN_AT] + r * in_pad
-                rows[at : at + n_in] = data.dense[batch[r, 0]]
+                row, at = batch[r, 0], line[IN_AT] + r * in_pad
+                for j in range(n_in):
+                    rows[at + j] = data.dense[row, j]
         if line[HAS_DROPOUT]:
             for r in range(first, last):
                 at = line[IN_AT] + r * in_pad
@@ -495,10 +499,7 @@ def _forward(layout: Any, parameters: Any, data: Any, work: Any, batch: Any, fir
                     f = rows[before : before + n_in]
                     for j in range(n_in):
                         f[j] *= masked[j]
-        b = parameters[line[B_AT] : line[B_AT] + out_pad]
-        for r in range(first, last):
-            at = line[A_AT] + r * out_pad
-            rows[at : at + out_pad] = b
+        fill_rows(last - first, out_pad, parameters, line[B_AT], rows, line[A_AT] + first * out_pad)
         if sparse:
             for r in range(first, last):
                 row = batch[r, 0]
@@ -516,9 +517,12 @@ def _forward(layout: Any, parameters: Any, data: Any, work: Any, batch: Any, fir
             else:
                 _multiply_nn(m, out_pad, n_in, rows, x_at, in_pad, ONE, parameters, line[W_AT], out_pad, rows, a_at, out_pad)  # fmt: skip
         if layer < layout.shape[0] - 1:
-            for r in range(first, last):
-                a_at, f_at = line[A_AT] + r * out_pad, line[F_AT] + r * out_pad
-                _activate(line[ACTIVATION], rows[a_at : a_at + n_out], rows[f_at : f_at + n_out])
+            a_at, f_at = line[A_AT] + first * out_pad, line[F_AT] + first * out_pad
+            size = (last - first) * out_pad
+            _activate(line[ACTIVATION], rows[a_at : a_at + size], rows[f_at : f_at + size])
+            for r in range(last - first):  # f(0) need not be 0, the padding must
+                for j in range(n_out, out_pad):
+                    rows[a_at + r * out_pad + j] = zero
 
 
 @_jit()
@@ -578,8 +582,8 @@ def _cost(cost: int, activation: int, data: Any, row: int, scale: float, z: Any,
 
 
 @_jit()
-def _backward(layout: Any, parameters: Any, rows: Any, first: int, last: int) -> None:
-    """The errors dC/dz of every layer before the last, for some rows."""
+def _backward(layout: Any, parameters: Any, rows: Any, turned: Any, first: int, last: int) -> None:
+    """The errors dC/dz of every layer before the last, for some rows; ``turned`` has room for a layer's weights."""
     m = last - first
     for layer in range(layout.shape[0] - 1, 0, -1):
         line, before = layout[layer], layout[layer - 1]
@@ -588,6 +592,15 @@ def _backward(layout: Any, parameters: Any, rows: Any, first: int, last: int) ->
         rows[e_at : e_at + m * in_pad] = 0.0
         if line[TRANSPOSED]:
             _multiply_nn(m, in_pad, line[N_OUT], rows, d_at, out_pad, ONE, parameters, line[W_AT], in_pad, rows, e_at, in_pad)  # fmt: skip
+        elif (
+            out_pad * in_pad <= turned.shape[0] and line[N_OUT] < 2 * m
+        ):  # turning them costs less than sums across vectors
+            w = parameters[line[W_AT] : line[W_AT] + line[N_IN] * out_pad].reshape(line[N_IN], out_pad)
+            w_turned = turned[: out_pad * in_pad].reshape(out_pad, in_pad)
+            for k in range(w.shape[0]):
+                for j in range(w.shape[1]):
+                    w_turned[j, k] = w[k, j]
+            _multiply_nn(m, in_pad, line[N_OUT], rows, d_at, out_pad, ONE, turned, ZERO, in_pad, rows, e_at, in_pad)
         else:
             _multiply_nt(m, line[N_IN], out_pad, rows, d_at, out_pad, parameters, line[W_AT], out_pad, rows, e_at, in_pad)  # fmt: skip
         f_at = before[F_AT] + first * in_pad
@@ -630,17 +643,14 @@ def _learn(layout: Any, parameters: Any, slots: Any, data: Any, work: Any, batch
     """One thread's lines of every layer's weights: their gradient over the batch's n rows, and their update."""
     rows, scratch = work.rows, work.lines[thread]
     number = rows.dtype.type
+    one = np.ones(1, rows.dtype)
     for layer in range(layout.shape[0]):
         line = layout[layer]
         in_pad, out_pad = line[IN_PAD], line[OUT_PAD]
         if layer % n_threads == thread:
             g = scratch[:out_pad]
             g[:] = number(0.0)
-            for r in range(n):
-                at = line[D_AT] + r * out_pad
-                d = rows[at : at + out_pad]
-                for j in range(out_pad):
-                    g[j] += d[j]
+            _multiply_nn(ONE, out_pad, n, one, ZERO, ZERO, ZERO, rows, line[D_AT], out_pad, g, ZERO, out_pad)
             b = parameters[line[B_AT] : line[B_AT] + out_pad]
             _update(rule, b, g, slots, line[B_AT], c, number(0.0), False)
         if layer == 0 and data.dense.shape[0] == 0:
@@ -739,7 +749,7 @@ def advance(layout: Any, parameters: Any, slots: Any, data: Any, tables: Any, wo
             at, f_at, d_at = last_line[A_AT] + r * out_pad, last_line[F_AT] + r * out_pad, last_line[D_AT] + r * out_pad
             z, f, d = work.rows[at : at + n_out], work.rows[f_at : f_at + n_out], work.rows[d_at : d_at + n_out]
             work.costs[r] = share * like(z[0], _cost(cost, last_line[ACTIVATION], data, row, share, z, f, d))
-        _backward(layout, parameters, work.rows, first, last)
+        _backward(layout, parameters, work.rows, work.turned[thread], first, last)
         passed = _wait(work.barrier, passed, n_threads)
         mean = 0.0
         for r in range(n):
@@ -765,6 +775,7 @@ def outputs(layout: Any, n_row_numbers: int, height: int, parameters: Any, X: An
         np.empty(shape, parameters.dtype),
         np.empty(shape, parameters.dtype),
         np.empty(shape, np.int32),
+        np.empty((1, 0), parameters.dtype),
         rows[:0],
         np.zeros(0),
         np.zeros(0, np.int64),

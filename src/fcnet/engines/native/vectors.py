@@ -296,6 +296,34 @@ blend = {lines: _blend(lines) for lines in (1, 4)}
 scatter = {v: _scatter(v) for v in range(1, SPARSE_VECTORS + 1)}
 
 
+@intrinsic
+def fill_rows(typing: Any, m: Any, n: Any, row: Any, row_at: Any, c: Any, c_at: Any) -> Any:
+    """Each of the m rows of C becomes ``row``, n numbers of whole vectors."""
+    i8 = types.int64
+    signature = types.void(i8, i8, row, i8, c, i8)
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        m, n, row, row_at, c, c_at = args
+        code = _Code(context, builder, signature.args[2])
+        row, c = code.pointer(signature.args[2], row, row_at), code.pointer(signature.args[4], c, c_at)
+        zero = ir.Constant(_INT, 0)
+
+        def line(i: Any, _: Sequence[Any]) -> list[Any]:
+            start = code.at(c, (i, n))
+
+            def vector(j: Any, _: Sequence[Any]) -> list[Any]:
+                code.store(code.load(code.at(row, j)), code.at(start, j))
+                return []
+
+            code.loop(zero, n, code.lanes, [], vector)
+            return []
+
+        code.loop(zero, m, 1, [], line)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
 # --- Numbers as bits, and threads -------------------------------------------------------------------------------------
 
 
