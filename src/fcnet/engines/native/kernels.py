@@ -597,6 +597,7 @@ def _backward(layout: Any, parameters: Any, rows: Any, turned: Any, first: int, 
         ):  # turning them costs less than sums across vectors
             w = parameters[line[W_AT] : line[W_AT] + line[N_IN] * out_pad].reshape(line[N_IN], out_pad)
             w_turned = turned[: out_pad * in_pad].reshape(out_pad, in_pad)
+            w_turned[:, line[N_IN] :] = 0.0
             for k in range(w.shape[0]):
                 for j in range(w.shape[1]):
                     w_turned[j, k] = w[k, j]
