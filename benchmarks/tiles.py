@@ -17,7 +17,7 @@ import numpy as np
 from numba.core.registry import CPUDispatcher
 from threadpoolctl import threadpool_limits
 
-from fcnet.engines.native import kernels
+from fcnet.engines.native import matrices
 
 ZERO, ONE = np.int64(0), np.int64(1)
 SHAPES = [(256, 64, 64), (10, 112, 784), (780, 128, 10), (780, 128, 200), (128, 1024, 1024), (1024, 1024, 128)]
@@ -39,20 +39,20 @@ def seconds(call: Callable[[], object], work: float) -> float:
 @numba.njit(nogil=True)
 def _read(n: int, values, columns, w, z) -> None:
     for r in range(n):
-        kernels._gather(values, columns, r * 150, r * 150 + 150, w, ZERO, np.int64(112), z, ZERO)
+        matrices.add_lines(values, columns, r * 150, r * 150 + 150, w, ZERO, np.int64(112), z, ZERO)
 
 
 @numba.njit(nogil=True)
 def _update(n: int, values, columns, w, d) -> None:
     for r in range(n):
-        kernels._scatter(
+        matrices.change_lines(
             values, columns, r * 150, r * 150 + 150, np.float32(-1e-6), d, ZERO, w, ZERO, np.int64(112)
         )
 
 
 def main() -> None:
-    nn: CPUDispatcher = kernels._multiply_nn
-    nt: CPUDispatcher = kernels._multiply_nt
+    nn: CPUDispatcher = matrices.multiply_nn
+    nt: CPUDispatcher = matrices.multiply_nt
     rng = np.random.default_rng(0)
     print("| m x n x k | A . W | A' . D | D . W' | NumPy |\n| --- | ---: | ---: | ---: | ---: |")
     for m, n, k in SHAPES:

@@ -537,12 +537,12 @@ def test_seconds():
 
 def test_optimizer():
     assert words.optimizer("sgd", 0.5, "constant") == SGD(Constant(0.5))
-    assert words.optimizer("adam", None, "cosine") == Adam(Cosine(0.003))
-    assert words.optimizer("nesterov", None, "warmup-cosine") == Nesterov(WarmUp(Cosine(0.01)))
+    assert words.optimizer("adam", 0.003, "cosine") == Adam(Cosine(0.003))
+    assert words.optimizer("nesterov", 0.01, "warmup-cosine") == Nesterov(WarmUp(Cosine(0.01)))
     with pytest.raises(InputError, match=r"Unknown optimizer 'SGDD'\. Did you mean 'sgd'\?"):
-        words.optimizer("SGDD", None, "constant")
+        words.optimizer("SGDD", 0.1, "constant")
     with pytest.raises(InputError, match=r"Unknown schedule 'steps'\. Did you mean 'step'\?"):
-        words.optimizer("sgd", None, "steps")
+        words.optimizer("sgd", 0.1, "steps")
 
 
 def test_config(tmp_path):

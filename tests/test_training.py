@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from types import SimpleNamespace
@@ -21,6 +23,7 @@ from fcnet import training
 from fcnet.engines import choose
 from fcnet.errors import DeviceError, DivergenceError, InputError
 from fcnet.history import EpochRecord, Observer
+from fcnet.optimizers import SGD
 
 LAYERS = (fcnet.FullyConnectedLayer(4, 8), fcnet.SoftmaxLayer(8, 3))
 
@@ -40,9 +43,18 @@ def small(seed=0, layers=LAYERS):
     return fcnet.Network(layers, mini_batch_size=10, seed=seed)
 
 
+ENGINE = "native"
+
+
+@pytest.fixture(params=["native", "xla"])
+def each_engine(request, monkeypatch):
+    """For what an engine has a part in; the loop itself is tested on one."""
+    monkeypatch.setattr(sys.modules[__name__], "ENGINE", request.param)
+
+
 def fit(network=None, train=TRAIN, validation=None, test=None, **options):
     network = network or small()
-    options = {"epochs": 3, "verbose": False, "engine": "xla", "device": "cpu"} | options
+    options = {"epochs": 3, "verbose": False, "engine": ENGINE, "device": "cpu"} | options
     return network, training.train(network, train, validation, test, **options)
 
 
@@ -64,6 +76,7 @@ class FromEpoch:
 
 
 @pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.usefixtures("each_engine")
 def test_steps_are_the_reference_s(drop_last):
     """25 rows in batches of 10 in the data's order: the short batch is a step on its own 5 rows, or is left out."""
     X, y = blobs(25, 4)
@@ -83,12 +96,14 @@ def test_steps_are_the_reference_s(drop_last):
         np.testing.assert_allclose(array, expected[name], rtol=0, atol=1e-12)
 
 
+@pytest.mark.usefixtures("each_engine")
 def test_training_cost_is_the_mean_over_the_epoch_s_rows():
     X, y = blobs(25, 4)
     network, history = fit(train=(X, y), epochs=1, optimizer=fcnet.SGD(0.0), dtype="float64")
     assert history.epochs[0].training_cost == pytest.approx(network.cost(X, y), rel=1e-12)
 
 
+@pytest.mark.usefixtures("each_engine")
 def test_training_cost_counts_rows_by_weight():
     X, y = blobs(25, 4)
     weights = np.arange(25.0) % 4
@@ -123,6 +138,7 @@ def test_shuffle_changes_the_order():
     np.testing.assert_allclose(shuffled.parameters[0][0], plain.parameters[0][0], atol=1e-6)
 
 
+@pytest.mark.usefixtures("each_engine")
 def test_weights_are_as_good_as_repeated_rows():
     X, y = TRAIN
     weights = np.arange(60) % 4
@@ -147,6 +163,7 @@ DROPOUT_LAYERS = (fcnet.FullyConnectedLayer(4, 8, p_dropout=0.25), fcnet.Softmax
 @pytest.mark.parametrize(
     "setting", [("CHUNK_SECONDS", 0.0), ("FIRST_CHUNK", 1), ("FIRST_CHUNK", 4), ("TABLE_NUMBERS", 20)]
 )
+@pytest.mark.usefixtures("each_engine")
 def test_chunks_do_not_change_a_bit(setting, monkeypatch):
     options = {"validation": VALIDATION, "epochs": 3, "optimizer": fcnet.Adam(fcnet.Cosine(0.05)), "l2": 0.1}
     whole, history = fit(small(layers=DROPOUT_LAYERS), **options)
@@ -176,6 +193,7 @@ def test_chunks_cover_every_step_once(monkeypatch):
     assert seen == [(0, 4), (4, 1), (5, 1), *((step, 1) for step in range(6, 12))]
 
 
+@pytest.mark.usefixtures("each_engine")
 def test_the_seed_decides():
     assert bytes_of(fit(seed=3)[0]) == bytes_of(fit(seed=3)[0])
     assert bytes_of(fit(seed=3)[0]) != bytes_of(fit(seed=4)[0])
@@ -193,6 +211,7 @@ def test_training_continues_where_it_was():
     assert bytes_of(once) == bytes_of(twice)
 
 
+@pytest.mark.usefixtures("each_engine")
 def test_float64():
     network, _ = fit(dtype="float64")
     single, _ = fit()
@@ -757,3 +776,104 @@ def test_the_bar_stops_when_training_fails(capsys):
     while threading.active_count() > threads:  # the bar's own thread
         assert time.monotonic() < patience
         time.sleep(0.01)
+
+
+# --- What is refused, or warned of, on the way in -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1.5, "2"])
+def test_threads_that_are_no_number_of_threads(threads):
+    with pytest.raises(InputError, match="n_threads must be a positive integer"):
+        fit(n_threads=threads)
+
+
+def test_threads_change_no_byte():
+    networks = [fit(n_threads=n, engine="native")[0] for n in (1, 2, 5)]
+    assert bytes_of(networks[0]) == bytes_of(networks[1]) == bytes_of(networks[2])
+
+
+@pytest.mark.parametrize("variable", ["OMP_NUM_THREADS", "NUMBA_NUM_THREADS"])
+def test_the_environment_says_how_many_threads(monkeypatch, variable):
+    from fcnet.engines.contract import Placement
+    from fcnet.engines.native import engine
+
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setenv(variable, "3")
+    assert engine._available_threads(Placement()) == 3
+    assert engine._available_threads(Placement(threads=2)) == 2
+
+
+def test_a_number_beyond_float32_is_refused():
+    X = TRAIN[0].astype(float)
+    X[7, 1] = -1e300
+    with pytest.raises(InputError, match=r"X of the training data contains 1e\+300 \(first beyond float32 in row 7\)"):
+        fit(train=(X, TRAIN[1]))
+    with np.errstate(over="ignore"):
+        fit(train=(np.minimum(np.abs(X), 1e5), TRAIN[1]), dtype="float64", epochs=1)
+
+
+def test_a_cost_far_above_guessing_is_warned_of():
+    with pytest.warns(fcnet.TrainingWarning, match="where guessing costs 1.099. The learning rate, 1e.06, is probably"):
+        fit(optimizer=SGD(1e6), epochs=1)
+
+
+def test_auto_takes_native_on_a_cpu_and_says_why_not():
+    import jax.numpy as jnp
+
+    _, history = fit(engine="auto", epochs=1)
+    assert history.engine == "native"
+    custom = small(layers=[fcnet.FullyConnectedLayer(4, 5, jnp.sin), fcnet.SoftmaxLayer(5, 3)])
+    seen = []
+
+    class Watcher(fcnet.Observer):
+        def training_starts(self, info):
+            seen.append(info.choice)
+
+    _, history = fit(custom, engine="auto", epochs=1, callbacks=[Watcher()])
+    assert history.engine == "xla"
+    assert "not native: the activation sin of layer 0 is not one of fcnet's own" in seen[0]
+    with pytest.raises(InputError, match="The engine native cannot run this network: the activation sin of layer 0"):
+        fit(custom, engine="native")
+
+
+def test_two_trainings_at_once_do_not_disturb_each_other():
+    alone = [bytes_of(fit(small(seed), epochs=20, seed=seed)[0]) for seed in (1, 2)]
+    networks = [small(1), small(2)]
+    threads = [
+        threading.Thread(target=fit, args=(network,), kwargs={"epochs": 20, "seed": network.seed})
+        for network in networks
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [bytes_of(network) for network in networks] == alone
+
+
+FORK = """
+import os
+import numpy as np
+import fcnet
+
+X, y = np.random.default_rng(0).random((64, 8), np.float32), np.arange(64) % 3
+
+def fit():
+    layers = [fcnet.FullyConnectedLayer(8, 200), fcnet.FullyConnectedLayer(200, 200), fcnet.SoftmaxLayer(200, 3)]
+    network = fcnet.Network(layers, 32)
+    fcnet.train(network, (X, y), epochs=3, engine="native", n_threads=2, verbose=False)
+    return network.arrays["layers.0.weights"].tobytes()
+
+before = fit()
+child = os.fork()
+if child == 0:
+    os._exit(0 if fit() == before else 1)
+print(os.waitpid(child, 0)[1], fit() == before)
+"""
+
+
+def test_a_forked_child_trains():
+    """After its parent has trained in two threads: there is no pool that a fork could break."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORK], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.split() == ["0", "True"]

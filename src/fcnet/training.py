@@ -130,6 +130,8 @@ def train(
     mini_batch_size = check_count(
         "mini_batch_size", network.mini_batch_size if mini_batch_size is None else mini_batch_size
     )
+    if n_threads is not None:
+        n_threads = check_count("n_threads", n_threads)
     seed = counters.check_seed(seed)
     model, arrays = network.model, network.arrays
     if dropout_scaling not in ("training", "inference"):

@@ -143,6 +143,8 @@ def train(
     from fcnet.errors import DivergenceError
 
     began = time.perf_counter()
+    if learning_rate is None:
+        learning_rate = words.LEARNING_RATES.get(optimizer, 0.0)
     settings = {
         "data": data,
         "hidden": words.sizes(hidden),

@@ -118,5 +118,5 @@ def read(folder: Path) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """The versions that a result depends on."""
-    packages = {name: importlib.metadata.version(name) for name in ("fcnet", "numpy", "jax", "jaxlib")}
+    packages = {name: importlib.metadata.version(name) for name in ("fcnet", "numpy", "numba", "jax", "jaxlib")}
     return {"python": platform.python_version(), **packages, "platform": platform.platform()}

@@ -16,7 +16,7 @@ from fcnet.network import Network
 from fcnet.optimizers import OPTIMIZERS, SCHEDULES, Optimizer
 
 LEARNING_RATES = {"sgd": 0.1, "momentum": 0.01, "nesterov": 0.01, "adam": 0.003, "adamw": 0.003}
-"""Where ``--learning-rate`` is not given."""
+"""Where ``--learning-rate`` is not given: what suits small batches and a falling schedule."""
 
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -61,14 +61,13 @@ def seconds(text: str) -> float:
     return float(found[1]) * _UNITS[found[2]]
 
 
-def optimizer(name: str, learning_rate: float | None, schedule: str) -> Optimizer:
-    """The optimizer of that name; without a learning rate, with one that suits small batches and a falling schedule."""
+def optimizer(name: str, learning_rate: float, schedule: str) -> Optimizer:
+    """The optimizer of that name, with its learning rate on a schedule."""
     if name not in OPTIMIZERS:
         raise unknown_name("optimizer", name, OPTIMIZERS)
     if schedule not in SCHEDULES:
         raise unknown_name("schedule", schedule, SCHEDULES)
-    rate = LEARNING_RATES[name] if learning_rate is None else learning_rate
-    return OPTIMIZERS[name](SCHEDULES[schedule](rate))
+    return OPTIMIZERS[name](SCHEDULES[schedule](learning_rate))
 
 
 def network(settings: dict[str, Any], data_set: DataSet) -> Network:

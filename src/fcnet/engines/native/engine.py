@@ -22,25 +22,25 @@ from numpy.typing import NDArray
 from fcnet import activations, costs, counters, optimizers
 from fcnet.data.arrays import Part, TargetKind
 from fcnet.engines.contract import Metrics, Placement, Plan, Program, Report, TrainState, accuracy_rule, initial_state
-from fcnet.engines.native import kernels
+from fcnet.engines.native import elementary, kernels
 from fcnet.engines.native.kernels import Data, Tables, Work
 from fcnet.engines.native.vectors import padded
 from fcnet.layers import FullyConnectedLayer, SoftmaxLayer
 from fcnet.model import Model, biases_name, weights_name
 
 ACTIVATIONS = {
-    activations.sigmoid: kernels.SIGMOID,
-    activations.tanh: kernels.TANH,
-    activations.relu: kernels.RELU,
-    activations.leaky_relu: kernels.LEAKY_RELU,
-    activations.elu: kernels.ELU,
-    activations.selu: kernels.SELU,
-    activations.gelu: kernels.GELU,
-    activations.silu: kernels.SILU,
-    activations.mish: kernels.MISH,
-    activations.softplus: kernels.SOFTPLUS,
-    activations.linear: kernels.LINEAR,
-    activations.softmax: kernels.SOFTMAX,
+    activations.sigmoid: elementary.SIGMOID,
+    activations.tanh: elementary.TANH,
+    activations.relu: elementary.RELU,
+    activations.leaky_relu: elementary.LEAKY_RELU,
+    activations.elu: elementary.ELU,
+    activations.selu: elementary.SELU,
+    activations.gelu: elementary.GELU,
+    activations.silu: elementary.SILU,
+    activations.mish: elementary.MISH,
+    activations.softplus: elementary.SOFTPLUS,
+    activations.linear: elementary.LINEAR,
+    activations.softmax: elementary.SOFTMAX,
 }
 COSTS = {
     costs.log_likelihood: kernels.LOG_LIKELIHOOD,

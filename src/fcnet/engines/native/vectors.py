@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import llvmlite.binding
+import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
@@ -27,7 +28,15 @@ TILE_VECTORS = 4 if VECTOR_BYTES == 64 else 2
 SPARSE_VECTORS = 8
 """Vectors in a row of the sparse loops."""
 
+FAST = {"contract", "reassoc", "nsz", "arcp"}
+"""Sums may be reordered; NaN and infinity keep their meaning."""
+
 _INT = ir.IntType(64)
+
+
+def jit(**options: Any) -> Any:
+    """Numba's compiler as every kernel uses it: without the interpreter's lock, and kept on disk."""
+    return numba.njit(nogil=True, error_model="numpy", cache=True, **{"fastmath": FAST, **options})
 
 
 def padded(n: int, dtype: str) -> int:

@@ -1,0 +1,170 @@
+"""Products of matrices in tiles, and of rows that are lists of nonzero numbers; C += A . B throughout.
+
+Every number of C is summed in the order of the inner dimension, whatever tile it falls into.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fcnet.engines.native.vectors import (
+    SPARSE_VECTORS,
+    TILE_VECTORS,
+    VECTOR_BYTES,
+    blend,
+    gather,
+    jit,
+    scatter,
+    tile_nn,
+    tile_nt,
+)
+
+ZERO, ONE = np.int64(0), np.int64(1)
+"""Where a literal would make Numba compile a function once more for it."""
+DEPTH = 1024
+"""Numbers of the inner dimension at a time, so that a panel of the right-hand matrix stays in the cache."""
+
+
+@jit()
+def _lines_nn(m: int, wide: bool, k: int, a: Any, a_at: int, a_row: int, a_step: int, b: Any, b_at: int, b_row: int, c: Any, c_at: int, c_row: int) -> None:  # fmt: skip
+    """All rows of C, for some columns: a wide tile's or one vector's."""
+    i = ZERO
+    if wide:
+        while i + 6 <= m:
+            tile_nn_full(k, a, a_at + i * a_row, a_row, a_step, b, b_at, b_row, c, c_at + i * c_row, c_row)
+            i += 6
+        while i + 2 <= m:
+            tile_nn_pair(k, a, a_at + i * a_row, a_row, a_step, b, b_at, b_row, c, c_at + i * c_row, c_row)
+            i += 2
+        while i < m:
+            tile_nn_line(k, a, a_at + i * a_row, a_row, a_step, b, b_at, b_row, c, c_at + i * c_row, c_row)
+            i += 1
+    else:
+        while i + 6 <= m:
+            tile_nn_column(k, a, a_at + i * a_row, a_row, a_step, b, b_at, b_row, c, c_at + i * c_row, c_row)
+            i += 6
+        while i + 2 <= m:
+            tile_nn_two(k, a, a_at + i * a_row, a_row, a_step, b, b_at, b_row, c, c_at + i * c_row, c_row)
+            i += 2
+        while i < m:
+            tile_nn_one(k, a, a_at + i * a_row, a_row, a_step, b, b_at, b_row, c, c_at + i * c_row, c_row)
+            i += 1
+
+
+@jit()
+def multiply_nn(m: int, n: int, k: int, a: Any, a_at: int, a_row: int, a_step: int, b: Any, b_at: int, b_row: int, c: Any, c_at: int, c_row: int) -> None:  # fmt: skip
+    """C += A . B: A ``(m, k)`` with any strides, B ``(k, n)`` and C ``(m, n)`` with whole vectors in a row."""
+    lanes = VECTOR_BYTES // a.itemsize
+    for done in range(0, k, DEPTH):
+        depth = min(DEPTH, k - done)
+        a_here, b_here = a_at + done * a_step, b_at + done * b_row
+        j = 0
+        while j + TILE_VECTORS * lanes <= n:
+            _lines_nn(m, True, depth, a, a_here, a_row, a_step, b, b_here + j, b_row, c, c_at + j, c_row)
+            j += TILE_VECTORS * lanes
+        while j < n:
+            _lines_nn(m, False, depth, a, a_here, a_row, a_step, b, b_here + j, b_row, c, c_at + j, c_row)
+            j += lanes
+
+
+@jit()
+def multiply_nt(m: int, n: int, k: int, a: Any, a_at: int, a_row: int, b: Any, b_at: int, b_row: int, c: Any, c_at: int, c_row: int) -> None:  # fmt: skip
+    """C += A . B': A ``(m, k)`` and B ``(n, k)`` with whole vectors in a row, C ``(m, n)``."""
+    j = 0
+    while j < n:
+        wide = j + 4 <= n
+        i = 0
+        while i < m:
+            a_here, b_here, c_here = a_at + i * a_row, b_at + j * b_row, c_at + i * c_row + j
+            if wide and i + 4 <= m:
+                tile_nt_full(k, a, a_here, a_row, b, b_here, b_row, c, c_here, c_row)
+                i += 4
+            elif wide:
+                tile_nt_line(k, a, a_here, a_row, b, b_here, b_row, c, c_here, c_row)
+                i += 1
+            else:
+                tile_nt_one(k, a, a_here, a_row, b, b_here, b_row, c, c_here, c_row)
+                i += 1
+        j += 4 if wide else 1
+
+
+tile_nn_full, tile_nn_pair, tile_nn_line = (tile_nn[m, TILE_VECTORS] for m in (6, 2, 1))
+tile_nn_column, tile_nn_two, tile_nn_one = (tile_nn[m, 1] for m in (6, 2, 1))
+tile_nt_full, tile_nt_line, tile_nt_one = tile_nt[4, 4], tile_nt[1, 4], tile_nt[1, 1]
+blend_one, blend_four = blend[1], blend[4]
+gather_1, gather_2, gather_3, gather_4, gather_5, gather_6, gather_7, gather_8 = (gather[v] for v in range(1, 9))
+scatter_1, scatter_2, scatter_3, scatter_4, scatter_5, scatter_6, scatter_7, scatter_8 = (
+    scatter[v] for v in range(1, 9)
+)
+
+
+@jit()
+def add_lines(values: Any, columns: Any, start: int, stop: int, w: Any, w_at: int, n: int, z: Any, z_at: int) -> None:
+    """z += values . W over a row's nonzero numbers; W has rows of n numbers."""
+    lanes = VECTOR_BYTES // values.itemsize
+    if n > SPARSE_VECTORS * lanes:  # rows too wide for the registers are read whole, as memory likes it
+        while start + 4 <= stop:
+            blend_four(n, values, columns, start, w, w_at, z, z_at)
+            start += 4
+        while start < stop:
+            blend_one(n, values, columns, start, w, w_at, z, z_at)
+            start += 1
+        return
+    j = 0
+    while j < n:
+        v = min(SPARSE_VECTORS, (n - j) // lanes)
+        if v == 8:
+            gather_8(values, columns, start, stop, w, w_at + j, n, z, z_at + j)
+        elif v == 7:
+            gather_7(values, columns, start, stop, w, w_at + j, n, z, z_at + j)
+        elif v == 6:
+            gather_6(values, columns, start, stop, w, w_at + j, n, z, z_at + j)
+        elif v == 5:
+            gather_5(values, columns, start, stop, w, w_at + j, n, z, z_at + j)
+        elif v == 4:
+            gather_4(values, columns, start, stop, w, w_at + j, n, z, z_at + j)
+        elif v == 3:
+            gather_3(values, columns, start, stop, w, w_at + j, n, z, z_at + j)
+        elif v == 2:
+            gather_2(values, columns, start, stop, w, w_at + j, n, z, z_at + j)
+        else:
+            gather_1(values, columns, start, stop, w, w_at + j, n, z, z_at + j)
+        j += v * lanes
+
+
+@jit()
+def change_lines(values: Any, columns: Any, start: int, stop: int, factor: Any, d: Any, d_at: int, w: Any, w_at: int, n: int) -> None:  # fmt: skip
+    """W += factor * values' . d over a row's nonzero numbers; W has rows of n numbers."""
+    lanes = VECTOR_BYTES // values.itemsize
+    j = 0
+    while j < n:
+        v = min(SPARSE_VECTORS, (n - j) // lanes)
+        if v == 8:
+            scatter_8(values, columns, start, stop, factor, d, d_at + j, w, w_at + j, n)
+        elif v == 7:
+            scatter_7(values, columns, start, stop, factor, d, d_at + j, w, w_at + j, n)
+        elif v == 6:
+            scatter_6(values, columns, start, stop, factor, d, d_at + j, w, w_at + j, n)
+        elif v == 5:
+            scatter_5(values, columns, start, stop, factor, d, d_at + j, w, w_at + j, n)
+        elif v == 4:
+            scatter_4(values, columns, start, stop, factor, d, d_at + j, w, w_at + j, n)
+        elif v == 3:
+            scatter_3(values, columns, start, stop, factor, d, d_at + j, w, w_at + j, n)
+        elif v == 2:
+            scatter_2(values, columns, start, stop, factor, d, d_at + j, w, w_at + j, n)
+        else:
+            scatter_1(values, columns, start, stop, factor, d, d_at + j, w, w_at + j, n)
+        j += v * lanes
+
+
+@jit()
+def list_nonzeros(x: Any, values: Any, columns: Any, p: int) -> int:
+    """The nonzero numbers of x and their columns, written from p on, where there is room for all; where they end."""
+    for j in range(x.shape[0]):
+        values[p] = x[j]
+        columns[p] = j
+        p += x[j] != 0
+    return p
