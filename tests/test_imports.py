@@ -200,3 +200,9 @@ def test_public_members_have_docstrings():
                 if not member.startswith("_") and not documented and not getattr(function, "__doc__", None):
                     missing.append(f"{name}.{member}")
     assert missing == []
+
+
+def test_type_checkers_see_the_public_names():
+    stub = ast.parse((ROOT / "__init__.pyi").read_text())
+    names = {alias.name for node in ast.walk(stub) if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert names == set(fcnet.__all__)

@@ -1,0 +1,49 @@
+"""Public names for type checkers and editors; at run time ``__init__.py`` loads each when it is first used."""
+
+from fcnet.activations import Activation as Activation
+from fcnet.activations import sigmoid as sigmoid
+from fcnet.activations import tanh as tanh
+from fcnet.activations import relu as relu
+from fcnet.activations import leaky_relu as leaky_relu
+from fcnet.activations import elu as elu
+from fcnet.activations import selu as selu
+from fcnet.activations import gelu as gelu
+from fcnet.activations import silu as silu
+from fcnet.activations import mish as mish
+from fcnet.activations import softplus as softplus
+from fcnet.activations import linear as linear
+from fcnet.activations import softmax as softmax
+from fcnet.costs import Cost as Cost
+from fcnet.costs import log_likelihood as log_likelihood
+from fcnet.costs import cross_entropy as cross_entropy
+from fcnet.costs import quadratic as quadratic
+from fcnet.data.arrays import DataSet as DataSet
+from fcnet.data.arrays import Part as Part
+from fcnet.data.sources import load_data as load_data
+from fcnet.errors import FcnetError as FcnetError
+from fcnet.errors import InputError as InputError
+from fcnet.errors import FileError as FileError
+from fcnet.errors import DeviceError as DeviceError
+from fcnet.errors import DownloadError as DownloadError
+from fcnet.errors import DivergenceError as DivergenceError
+from fcnet.errors import TrainingWarning as TrainingWarning
+from fcnet.history import EpochRecord as EpochRecord
+from fcnet.history import History as History
+from fcnet.history import Observer as Observer
+from fcnet.layers import FullyConnectedLayer as FullyConnectedLayer
+from fcnet.layers import SoftmaxLayer as SoftmaxLayer
+from fcnet.layers import dropout_layer as dropout_layer
+from fcnet.network import Network as Network
+from fcnet.optimizers import SGD as SGD
+from fcnet.optimizers import Momentum as Momentum
+from fcnet.optimizers import Nesterov as Nesterov
+from fcnet.optimizers import Adam as Adam
+from fcnet.optimizers import AdamW as AdamW
+from fcnet.optimizers import Constant as Constant
+from fcnet.optimizers import Cosine as Cosine
+from fcnet.optimizers import Step as Step
+from fcnet.optimizers import Exponential as Exponential
+from fcnet.optimizers import WarmUp as WarmUp
+from fcnet.training import train as train
+
+__version__: str
