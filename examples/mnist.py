@@ -45,9 +45,7 @@ def main() -> None:
     for seed in range(options.seeds or seeds):
         began = time.perf_counter()
         network = make(seed)
-        history = network.SGD(
-            data.train, options.epochs or epochs, MINI_BATCH_SIZE, eta, data.validation, data.test
-        )
+        history = network.SGD(data.train, options.epochs or epochs, MINI_BATCH_SIZE, eta, data.validation, data.test)
         accuracies.append(history.test_accuracy)
         seconds = time.perf_counter() - began
         print(f"seed {seed}: test accuracy {history.test_accuracy:.2%} of epoch {history.best_epoch}, {seconds:.0f} s")

@@ -16,6 +16,6 @@ import fcnet
 def pytest_configure(config):
     sources = sorted((Path(fcnet.__file__).parent / "engines" / "native").glob("*.py"))
     contents = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
-    folder = config.cache.mkdir("compiled")
+    folder = config.rootpath / ".pytest_cache" / "compiled"
     os.environ.setdefault("NUMBA_CACHE_DIR", str(folder / f"native-{contents}"))
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder / "xla"))

@@ -288,7 +288,7 @@ def test_without_validation_the_last_network_is_kept():
 
 def test_history():
     _, history = fit(validation=VALIDATION, test=TEST, epochs=4, optimizer=fcnet.SGD(fcnet.Exponential(0.2, 0.5)))
-    assert (history.engine, history.device, history.ending) == ("xla", "cpu", "finished")
+    assert (history.engine, history.device, history.ending) == ("native", "cpu", "finished")
     assert history.monitor == "accuracy"
     assert history.steps_per_epoch == 6
     assert [record.epoch for record in history.epochs] == [0, 1, 2, 3]
@@ -313,7 +313,7 @@ def test_to_frame():
     assert frame["epoch"].dtype == polars.Int64
     assert frame["test_accuracy"].null_count() == 3
     assert frame["validation_accuracy"].to_list() == [record.validation_accuracy for record in history.epochs]
-    assert fcnet.History("xla", "cpu", None, 1).to_frame().shape == (0, 7)
+    assert fcnet.History("native", "cpu", None, 1).to_frame().shape == (0, 7)
 
 
 @pytest.mark.parametrize("validation", [None, VALIDATION])
@@ -365,7 +365,7 @@ def test_an_observer_sees_it_all(monkeypatch):
     class Watch(Observer):
         def training_starts(self, info):
             events.append(("training starts", info.epochs, info.steps_per_epoch))
-            assert info.choice == "engine xla on cpu (as asked)"
+            assert info.choice == "engine native on cpu (as asked)"
 
         def chunk_starts(self, step, n_steps):
             events.append(("chunk starts", step, n_steps))
@@ -621,7 +621,7 @@ def test_soft_labels_and_quadratic_cost():
 
 def test_a_callable_is_an_activation():
     layers = [fcnet.FullyConnectedLayer(4, 8, jax.numpy.sin), fcnet.SoftmaxLayer(8, 3)]
-    _, history = fit(small(layers=layers), epochs=10)
+    _, history = fit(small(layers=layers), epochs=10, engine="xla")
     assert history.epochs[-1].training_cost < history.epochs[0].training_cost
 
 
@@ -696,7 +696,7 @@ def test_an_activation_that_cannot_be_traced_is_refused():
         "The engine xla cannot run this network: the activation .*by_hand of layer 0 cannot be traced .* jax.numpy"
     )
     with pytest.raises(InputError, match=message):
-        fit(small(layers=layers))
+        fit(small(layers=layers), engine="xla")
 
 
 # --- Devices ------------------------------------------------------------------------------------------------------------
@@ -716,20 +716,20 @@ def test_a_gpu_that_is_not_there(monkeypatch, capsys, driver, plugin, advice):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object() if plugin else None)
     message = f"device='gpu' was asked for, but there is no GPU: {advice} Or use device='cpu'."
     with pytest.raises(DeviceError, match=re.escape(message)):
-        fit(device="gpu")
+        fit(engine="auto", device="gpu")
     with pytest.raises(DeviceError, match="device='gpu:1' was asked for, but there is no GPU"):
         small().predict(TEST[0], device="gpu:1")
-    fit(device="auto", verbose="lines", epochs=1)
-    assert capsys.readouterr().err.startswith(f"fcnet: engine xla on cpu (no GPU: {advice})\n")
+    fit(engine="auto", device="auto", verbose="lines", epochs=1)
+    assert capsys.readouterr().err.startswith(f"fcnet: engine native on cpu (no GPU: {advice})\n")
 
 
 def test_a_gpu_beyond_those_there_are(monkeypatch):
     monkeypatch.setattr(choose, "usable_gpus", lambda: ["H200"])
     with pytest.raises(DeviceError, match="device='gpu:3' was asked for, but there is 1 GPU: gpu:0"):
-        fit(device="gpu:3")
+        fit(engine="xla", device="gpu:3")
     monkeypatch.setattr(choose, "usable_gpus", lambda: ["H200", "H100"])
     with pytest.raises(DeviceError, match="device='gpu:3' was asked for, but there are 2 GPUs: gpu:0 to gpu:1"):
-        fit(device="gpu:3")
+        fit(engine="xla", device="gpu:3")
     assert choose._place("auto") == (choose.Placement("gpu", 0), "H200")
     assert choose._place("gpu:1") == (choose.Placement("gpu", 1), "H100")
     assert choose._place("cpu") == (choose.Placement("cpu", 0), "as asked")
@@ -743,7 +743,7 @@ def test_lines_go_to_standard_error(capsys):
     printed = capsys.readouterr()
     assert printed.out == ""
     choice, *lines = printed.err.splitlines()
-    assert choice == "fcnet: engine xla on cpu (as asked)"
+    assert choice == "fcnet: engine native on cpu (as asked)"
     best = -1.0
     for record, line in zip(history.epochs, lines, strict=True):
         mark = "  best" if record.validation_accuracy >= best else ""
@@ -763,7 +763,7 @@ def test_bar(capsys):
     fit(validation=VALIDATION, epochs=3, verbose="bar")
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert "fcnet: engine xla on cpu (as asked)" in printed.err
+    assert "fcnet: engine native on cpu (as asked)" in printed.err
     assert "epoch 3/3" in printed.err
     assert "validation" in printed.err
 
