@@ -62,8 +62,8 @@ FORWARD_ROWS = 1 << 14
 """Rows that ``forward`` turns into the program's type at a time."""
 TRANSPOSED_BELOW = 32
 """A layer after the first with fewer outputs keeps its weights transposed, so that vectors run along its inputs."""
-THREAD_OPERATIONS = 150_000
-"""Multiplications and additions a step that pay for one thread more: a barrier costs as much as some thousands."""
+THREAD_OPERATIONS = 1_000_000
+"""Operations a step that pay for one thread more: below, threads wait for each other's lines of weights to cross over."""
 
 
 @dataclass(frozen=True, eq=False)
