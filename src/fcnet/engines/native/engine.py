@@ -153,13 +153,14 @@ class Rows:
 
 @dataclass(eq=False)
 class Run:
-    """A state in flat arrays; with members, a line of each for every member."""
+    """A state in flat arrays, one of each for every member; ``gain`` is what layers' inputs are multiplied by at inference."""
 
     program: Program
     placement: Placement
     parameters: list[NDArray[Any]]
     slots: list[NDArray[Any]]
     step: int
+    gain: NDArray[Any]
     layout: Layout | None = None
     works: list[Work] | None = None
     forward_layouts: dict[int, Layout] = field(default_factory=dict)
@@ -216,7 +217,7 @@ class NativeEngine:
             parameters.append(layout.pack(_of(state.parameters, member), program.dtype))
             packed = [layout.pack(_of(state.slots[slot], member), program.dtype) for slot in program.rule.slots]
             slots.append(np.array(packed, program.dtype).reshape(len(packed), layout.n_parameters))
-        return Run(program, placement, parameters, slots, state.step)
+        return Run(program, placement, parameters, slots, state.step, _inference_gain(program))
 
     def advance(self, run: Run, data: Rows, plan: Plan) -> Report:
         """Do a chunk of steps."""
@@ -282,7 +283,6 @@ class NativeEngine:
         program = run.program
         rule = accuracy_rule(program, data.kind)
         layout, works = self._room(run, BLOCK, data)
-        gain = _inference_gain(program)
         answers = []
         for parameters in run.parameters:
             sums = np.zeros((-(-data.n_rows // BLOCK), 3))
@@ -296,7 +296,7 @@ class NativeEngine:
                         works[thread],
                         block * BLOCK,
                         min(data.n_rows, (block + 1) * BLOCK),
-                        gain,
+                        run.gain,
                         COSTS[program.cost],
                         rule == "threshold",
                         sums[block],
@@ -314,14 +314,13 @@ class NativeEngine:
         layout = run.forward_layouts.get(height)
         if layout is None:
             layout = run.forward_layouts[height] = Layout.of(program.model, program.dtype, height)
-        n_threads = min(_available_threads(run.placement), -(-len(X) // BLOCK))
-        gain = _inference_gain(program)
+        n_threads = 1 if len(X) <= BLOCK else min(_available_threads(run.placement), -(-len(X) // BLOCK))
         answers = np.empty((len(run.parameters), len(X), program.model.n_out), program.dtype)
         for start in range(0, len(X), FORWARD_ROWS):
             rows = np.ascontiguousarray(X[start : start + FORWARD_ROWS], program.dtype)
             for parameters, answer in zip(run.parameters, answers[:, start : start + FORWARD_ROWS], strict=True):
                 work = functools.partial(
-                    kernels.outputs, layout.lines, layout.n_row_numbers, height, parameters, rows, gain, answer
+                    kernels.outputs, layout.lines, layout.n_row_numbers, height, parameters, rows, run.gain, answer
                 )
                 _in_threads(n_threads, lambda thread, work=work: work(thread, n_threads))  # type: ignore[misc]
         return answers[0] if program.members is None else answers
@@ -338,7 +337,7 @@ class NativeEngine:
             rows.reshape(steps, BLOCK),
             np.zeros((steps, 1), dtype),
             np.zeros(steps, dtype),
-            np.tile(_inference_gain(program), (steps, 1)),
+            np.tile(run.gain, (steps, 1)),
             np.zeros((steps, layers), np.uint32),
             np.zeros((steps, layers, 2), np.uint32),
             float(data.arrays.weights.sum()),
