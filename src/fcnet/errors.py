@@ -7,6 +7,7 @@ and also the built-in error that a caller who knows nothing of fcnet would catch
 from __future__ import annotations
 
 import difflib
+import operator
 from collections.abc import Iterable
 from typing import Any
 
@@ -59,3 +60,14 @@ def unknown_name(kind: str, name: object, choices: Iterable[str]) -> InputError:
     choices = list(choices)
     suggestion = did_you_mean(name, choices) if isinstance(name, str) else ""
     return InputError(f"Unknown {kind} {name!r}.{suggestion} Expected one of: {', '.join(choices)}.")
+
+
+def check_count(name: str, number: object) -> int:
+    """A positive integer; anything else is refused by name."""
+    try:
+        count = operator.index(number)  # type: ignore[arg-type]
+    except TypeError:
+        raise InputError(f"{name} must be a positive integer, got {number!r}.") from None
+    if count < 1:
+        raise InputError(f"{name} must be a positive integer, got {count}.")
+    return count

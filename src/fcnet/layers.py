@@ -9,7 +9,6 @@ network, as named arrays. Dropout acts on a layer's *input*, in one of two conve
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from numbers import Real
@@ -17,22 +16,12 @@ from typing import Any, Literal
 
 from fcnet import counters
 from fcnet.activations import Activation, as_activation, sigmoid, softmax
-from fcnet.errors import InputError
+from fcnet.errors import InputError, check_count
 from fcnet.initializers import Initializer, article_biases, article_weights, zeros
 
 Array = Any
 """A NumPy or JAX array."""
 DropoutScaling = Literal["inference", "training"]
-
-
-def _check_size(layer: str, name: str, size: object) -> int:
-    try:
-        number = operator.index(size)  # type: ignore[arg-type]
-    except TypeError:
-        raise InputError(f"{layer}: {name} must be a positive integer, got {size!r}.") from None
-    if number < 1:
-        raise InputError(f"{layer}: {name} must be a positive integer, got {number}.")
-    return number
 
 
 def check_p_dropout(owner: str, p_dropout: object) -> float:
@@ -98,8 +87,8 @@ def _normalise(layer: Layer) -> None:
     """Check a new layer's fields and give each its plain type."""
     kind = type(layer).__name__
     checked: dict[str, Any] = {
-        "n_in": _check_size(kind, "n_in", layer.n_in),
-        "n_out": _check_size(kind, "n_out", layer.n_out),
+        "n_in": check_count(f"{kind}: n_in", layer.n_in),
+        "n_out": check_count(f"{kind}: n_out", layer.n_out),
         "p_dropout": check_p_dropout(kind, layer.p_dropout),
         "activation_fn": as_activation(layer.activation_fn),
     }

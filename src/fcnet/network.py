@@ -17,13 +17,13 @@ from fcnet.costs import Cost, default_cost
 from fcnet.data.arrays import as_part, as_rows, check_range
 from fcnet.engines.choose import choose
 from fcnet.engines.contract import Dtype, Engine, Metrics, Placement, Program, initial_state
-from fcnet.errors import FileError, InputError
+from fcnet.errors import FileError, InputError, check_count
 from fcnet.history import EpochRecord, History, Observer, RunInfo
 from fcnet.layers import Layer
 from fcnet.model import Model, biases_name, model_of, weights_name
 from fcnet.optimizers import SGD, SGD_RULE
 from fcnet.progress import print_choice
-from fcnet.training import Task, check_cost, check_count, train
+from fcnet.training import Task, check_cost, train
 
 PRINT_EVERY = 1000
 """The article prints a line every so many mini-batches."""

@@ -8,7 +8,6 @@ chunks: a chunk is as long as half a second allows, so that progress moves, Ctrl
 from __future__ import annotations
 
 import math
-import operator
 import signal
 import threading
 import time
@@ -27,7 +26,7 @@ from fcnet.costs import Cost, default_cost, log_likelihood
 from fcnet.data.arrays import Part, as_part, check_range
 from fcnet.engines.choose import Choice, choose
 from fcnet.engines.contract import Dtype, Metrics, Plan, Program, TrainState, accuracy_rule, initial_state
-from fcnet.errors import DivergenceError, InputError, TrainingWarning, unknown_name
+from fcnet.errors import DivergenceError, InputError, TrainingWarning, check_count, unknown_name
 from fcnet.history import Ending, EpochRecord, History, Monitor, Observer, RunInfo
 from fcnet.layers import DropoutScaling
 from fcnet.model import Model, rescale_for
@@ -492,17 +491,6 @@ def check_cost(cost: object) -> Cost | None:
     if cost is not None and not isinstance(cost, Cost):
         raise InputError(f"cost must be a cost such as fcnet.quadratic, got {cost!r}.")
     return cost
-
-
-def check_count(name: str, number: object) -> int:
-    """A positive integer; anything else is refused by name."""
-    try:
-        count = operator.index(number)  # type: ignore[arg-type]
-    except TypeError:
-        raise InputError(f"{name} must be a positive integer, got {number!r}.") from None
-    if count < 1:
-        raise InputError(f"{name} must be a positive integer, got {count}.")
-    return count
 
 
 def _check_monitor(
