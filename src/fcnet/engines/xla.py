@@ -89,7 +89,7 @@ class XlaEngine:
                         f"the activation {layer.activation_fn.name} of layer {index} must return an array of its "
                         f"argument's shape {z.shape}, got {getattr(a, 'shape', type(a).__name__)}."
                     )
-        jax.eval_shape(functools.partial(model.forward), parameters, x)
+        jax.eval_shape(model.forward, parameters, x)
         return None
 
     def put(self, part: Part, program: Program, placement: Placement) -> Data:

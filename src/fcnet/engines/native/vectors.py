@@ -299,7 +299,7 @@ def _blend(lines: int) -> Any:
 
 
 tile_nn = {(m, v): _tile_nn(m, v) for m in (1, 2, TILE_ROWS) for v in (1, TILE_VECTORS)}
-tile_nt = {(m, n): _tile_nt(m, n) for m in (1, 4) for n in (1, 4)}
+tile_nt = {shape: _tile_nt(*shape) for shape in ((1, 1), (1, 4), (4, 4))}
 gather = {v: _gather(v) for v in range(1, SPARSE_VECTORS + 1)}
 blend = {lines: _blend(lines) for lines in (1, 4)}
 scatter = {v: _scatter(v) for v in range(1, SPARSE_VECTORS + 1)}
