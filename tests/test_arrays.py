@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from fcnet.data.arrays import DataSet, Part, as_part, as_rows, check_finite
+from fcnet.data.arrays import DataSet, Part, as_part, as_rows, check_finite, check_range
 from fcnet.errors import FcnetError, InputError
 
 X = np.arange(12.0).reshape(4, 3)
@@ -66,8 +66,13 @@ def test_lists():
         ([], "X is empty: its shape is (0,). Expected at least one row."),
         (np.ones((3, 0)), "X is empty: its shape is (3, 0)."),
         (7.0, "X is empty: its shape is ()."),
-        (scipy.sparse.eye(3).tocsr(), "X is a sparse matrix; fcnet reads dense arrays. Pass X.toarray()."),
-        (scipy.sparse.coo_array(np.eye(3)), "X is a sparse matrix; fcnet reads dense arrays. Pass X.toarray()."),
+        (
+            scipy.sparse.eye_array(4).tocsr(),
+            "X has shape (4, 4): 4 numbers a row, but the network's first layer reads n_in=3.",
+        ),
+        (scipy.sparse.csr_array((0, 3)), "X is empty: its shape is (0, 3)."),
+        (scipy.sparse.csr_array([[0, 0, 0], [0, 1, np.inf]]), "X contains infinity (first at row 1, column 2)."),
+        (scipy.sparse.coo_array(np.eye(3, dtype=complex)), "X must hold numbers, got an array of complex128."),
         ([["a", "b", "c"]], "X must hold numbers, got an array of <U1. Encode text and categories as numbers first."),
         (np.array([[1, None, 3]], dtype=object), "X must hold numbers, got an array of object."),
         (np.ones((2, 3), complex), "X must hold numbers, got an array of complex128."),
@@ -79,6 +84,28 @@ def test_lists():
 def test_refused_rows(bad, message):
     with pytest.raises(InputError, match=re.escape(message)):
         as_rows(bad, 3)
+
+
+@pytest.mark.parametrize("form", ["csr", "csc", "coo", "dok", "lil", "bsr"])
+def test_a_sparse_matrix_stays_sparse_and_as_it_was(form):
+    dense = np.array([[0.0, 2.0, 0.0], [1.0, 0.0, 3.0]])
+    given = scipy.sparse.csr_array(dense).asformat(form)
+    rows = as_rows(given, 3)
+    assert rows.format == "csr"
+    assert rows.has_canonical_format
+    np.testing.assert_array_equal(rows.toarray(), dense)
+
+
+def test_a_sparse_matrix_with_places_given_twice_is_summed_in_a_copy():
+    given = scipy.sparse.csr_array((np.array([3.0, 1.0, 1.0]), np.array([2, 0, 2]), np.array([0, 3])), shape=(1, 3))
+    rows = as_rows(given, 3)
+    np.testing.assert_array_equal(rows.toarray(), [[1.0, 0.0, 4.0]])
+    assert given.nnz == 3
+
+
+def test_a_sparse_number_beyond_float32_is_named():
+    with pytest.raises(InputError, match=r"X contains 1e\+60 \(first beyond float32 in row 1\)"):
+        check_range(as_rows(scipy.sparse.csr_array([[1.0, 0.0], [0.0, 1e60]])), "float32", "X")
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.sparse
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -470,6 +471,28 @@ def test_inputs_that_are_mostly_zero(engine, dtype, optimizer, l2, dropout):
     for slot, arrays in slots.items():
         assert worst(state.slots[slot], arrays) < TOLERANCE[dtype]
     assert worst({"costs": report.costs}, {"costs": costs}) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("density", [0.1, 0.9], ids=lambda density: f"density={density}")
+@pytest.mark.parametrize("dropout", [0.0, 0.4], ids=lambda p: f"dropout={p}")
+def test_a_sparse_matrix_is_its_dense_one(engine, dtype, density, dropout):
+    layers = (FullyConnectedLayer(50, 15, sigmoid, dropout), SoftmaxLayer(15, 4, weights=glorot_uniform))
+    case = Case(layers, log_likelihood, Adam(0.01), l2=0.01, n_rows=57, weighted=True, density=density)
+    dense, program = case.part(), case.program(dtype)
+    sparse = Part(scipy.sparse.csr_array(dense.X), dense.y, dense.weights)
+    parameters, _, costs = case.expected()
+    state, report = train(engine, case, dtype, sparse)
+    assert worst(state.parameters, parameters) < TOLERANCE[dtype]
+    assert worst({"costs": report.costs}, {"costs": costs}) < TOLERANCE[dtype]
+    run = engine.start(program, state, CPU)
+    np.testing.assert_allclose(engine.forward(run, sparse.X), engine.forward(run, dense.X), rtol=1e-5)
+    put = [engine.put(part, program, CPU) for part in (sparse, dense)]
+    ours, theirs = (engine.evaluate(run, data)[0] for data in put)
+    assert abs(ours.cost - theirs.cost) < 1e-5
+    assert ours.accuracy == theirs.accuracy
+    (cost, gradient), (expected, expected_gradient) = (engine.cost_and_gradient(run, data) for data in put)
+    assert abs(cost - expected) < 1e-5
+    assert worst(gradient, expected_gradient) < TOLERANCE[dtype]
 
 
 @pytest.mark.parametrize("optimizer", FACTORS["optimizer"], ids=lambda optimizer: type(optimizer).__name__)

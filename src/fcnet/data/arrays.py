@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 
 from fcnet.errors import InputError, unknown_name
 
+Rows = Any
+"""Inputs ``(n_rows, n_in)``: a NumPy array, or a ``scipy.sparse.csr_array`` with sorted columns."""
+
 TargetKind = Literal["labels", "values"]
 """Class labels ``(n_rows,)``, integers from 0; or values ``(n_rows, n_out)``: numbers or class probabilities."""
 
@@ -27,19 +30,19 @@ class Part:
     """Rows of one purpose: training, validation or test.
 
     Attributes:
-        X: ``(n_rows, n_in)`` numbers, of whatever type they came in.
+        X: ``(n_rows, n_in)`` numbers, of whatever type they came in; an array or a ``scipy.sparse.csr_array``.
         y: int64 labels ``(n_rows,)``, or float values ``(n_rows, n_out)``.
         weights: ``(n_rows,)`` float64, how much each row counts; None where all count 1.
     """
 
-    X: NDArray[Any]
+    X: Rows
     y: NDArray[Any]
     weights: NDArray[np.float64] | None = None
 
     @property
     def n_rows(self) -> int:
         """How many rows there are."""
-        return len(self.X)
+        return len(self.y)
 
     @property
     def kind(self) -> TargetKind:
@@ -80,33 +83,49 @@ class DataSet:
         return part
 
 
-def as_rows(X: Any, n_in: int | None = None, name: str = "X") -> NDArray[Any]:
+def is_sparse(X: Any) -> bool:
+    """Whether X is a sparse matrix of SciPy's."""
+    return hasattr(X, "tocsr")
+
+
+def as_rows(X: Any, n_in: int | None = None, name: str = "X") -> Rows:
     """Inputs as ``(n_rows, n_in)`` numbers, not copied where they are an array already.
 
     Args:
-        X: ``(n_rows, ...)`` with n_in numbers a row, of any integer, boolean or floating type.
+        X: ``(n_rows, ...)`` with n_in numbers a row, of any integer, boolean or floating type; or a sparse matrix of
+            SciPy's ``(n_rows, n_in)``, which stays sparse.
         n_in: how many numbers a row must have; None where any number will do.
         name: what to call the array in a message.
 
     Raises:
         InputError: not numbers, another shape, no rows, NaN or infinity.
     """
-    if hasattr(X, "tocsr"):
-        raise InputError(f"{name} is a sparse matrix; fcnet reads dense arrays. Pass {name}.toarray().")
-    rows = _as_array(X, name)
+    rows = _as_csr(X) if is_sparse(X) else _as_array(X, name)
     if rows.dtype == object or rows.dtype.kind not in "fiub":
         raise InputError(
             f"{name} must hold numbers, got an array of {rows.dtype}. Encode text and categories as numbers first."
         )
-    if rows.ndim == 0 or rows.size == 0:
+    if rows.ndim == 0 or 0 in rows.shape:
         raise InputError(f"{name} is empty: its shape is {rows.shape}. Expected at least one row.")
     shape = rows.shape
-    rows = rows.reshape(len(rows), -1)
+    if not is_sparse(rows):
+        rows = rows.reshape(len(rows), -1)
     if n_in is not None and rows.shape[1] != n_in:
         raise InputError(
             f"{name} has shape {shape}: {rows.shape[1]} numbers a row, but the network's first layer reads n_in={n_in}."
         )
     check_finite(rows, name)
+    return rows
+
+
+def _as_csr(X: Any) -> Rows:
+    """A sparse matrix as rows of sorted columns, each once; the caller's is left as it is."""
+    from scipy.sparse import csr_array  # whoever has a sparse matrix has SciPy loaded
+
+    rows = csr_array(X)
+    if not rows.has_canonical_format:
+        rows = rows.copy()
+        rows.sum_duplicates()
     return rows
 
 
@@ -119,9 +138,15 @@ def _as_array(numbers: Any, name: str) -> NDArray[Any]:
         ) from None
 
 
-def check_finite(rows: NDArray[Any], name: str) -> None:
+def check_finite(rows: Rows, name: str) -> None:
     """Refuse NaN and infinity, naming the first place."""
     if rows.dtype.kind != "f":
+        return
+    if is_sparse(rows):
+        bad = np.flatnonzero(~np.isfinite(rows.data))
+        if len(bad):
+            where = f"row {_row_of(rows, bad[0])}, column {rows.indices[bad[0]]}"
+            raise _not_finite(rows.data[bad[0]], where, name)
         return
     flat = rows.reshape(-1)
     if math.isfinite(np.vdot(flat, flat)):  # the quickest look; squares that overflow are looked at again
@@ -133,25 +158,37 @@ def check_finite(rows: NDArray[Any], name: str) -> None:
         finite = np.isfinite(block)
         if not finite.all():
             place = np.argwhere(~finite)[0]
-            what = "NaN" if np.isnan(block[tuple(place)]) else "infinity"
             where = f"row {start + place[0]}" + (f", column {place[1]}" if rows.ndim > 1 else "")
+            raise _not_finite(block[tuple(place)], where, name)
+
+
+def _not_finite(number: Any, where: str, name: str) -> InputError:
+    what = "NaN" if np.isnan(number) else "infinity"
+    return InputError(
+        f"{name} contains {what} (first at {where}). Remove such rows, or fill the missing values, before training."
+    )
+
+
+def check_range(rows: Rows, dtype: str, name: str) -> None:
+    """Refuse finite numbers that are infinite in the type that a network computes in."""
+    limit = np.finfo(dtype).max
+    numbers = rows.data.reshape(-1, 1) if is_sparse(rows) else rows
+    if numbers.dtype.kind != "f" or np.finfo(numbers.dtype).max <= limit:
+        return
+    height = max(1, _BLOCK // max(1, math.prod(numbers.shape[1:])))
+    for start in range(0, len(numbers), height):
+        block = np.abs(numbers[start : start + height])
+        if block.max() > limit:
+            row = start + int(np.argwhere(block > limit)[0][0])
             raise InputError(
-                f"{name} contains {what} (first at {where}). Remove such rows, or fill the missing values, before training."
+                f"{name} contains {block.max():g} (first beyond {dtype} in row {_row_of(rows, row)}). Scale such columns to "
+                "about -1 to 1, or train with dtype='float64'."
             )
 
 
-def check_range(rows: NDArray[Any], dtype: str, name: str) -> None:
-    """Refuse finite numbers that are infinite in the type that a network computes in."""
-    limit = np.finfo(dtype).max
-    if rows.dtype.kind == "f" and np.finfo(rows.dtype).max > limit:
-        for start in range(0, len(rows), max(1, _BLOCK // rows[0].size)):
-            block = np.abs(rows[start : start + max(1, _BLOCK // rows[0].size)])
-            if block.max() > limit:
-                row = start + int(np.argwhere(block > limit)[0][0])
-                raise InputError(
-                    f"{name} contains {block.max():g} (first beyond {dtype} in row {row}). Scale such columns to about -1 to 1, "
-                    "or train with dtype='float64'."
-                )
+def _row_of(rows: Rows, place: int) -> int:
+    """The row of a sparse matrix's number, by its place among them; the place itself where rows are an array."""
+    return int(np.searchsorted(rows.indptr, place, side="right")) - 1 if is_sparse(rows) else place
 
 
 def as_part(data: Any, n_in: int, n_out: int, name: str, kind: TargetKind | None = None) -> Part:
@@ -175,12 +212,12 @@ def as_part(data: Any, n_in: int, n_out: int, name: str, kind: TargetKind | None
         raise InputError(f"{name} must be (X, y) or (X, y, sample_weight), got {_shape_of(data)}.")
     X = as_rows(data[0], n_in, f"X of the {name}")
     y = _as_array(data[1], f"y of the {name}")
-    if len(y.shape) == 0 or len(y) != len(X):
-        raise InputError(f"The {name} has {len(X)} rows in X but y has shape {y.shape}. Expected one target a row.")
+    if len(y.shape) == 0 or len(y) != X.shape[0]:
+        raise InputError(f"The {name} has {X.shape[0]} rows in X but y has shape {y.shape}. Expected one target a row.")
     y = _targets(y, n_out, f"y of the {name}", kind)
     weights = None
     if len(data) == 3 and data[2] is not None:
-        weights = _row_weights(data[2], len(X), f"sample_weight of the {name}")
+        weights = _row_weights(data[2], X.shape[0], f"sample_weight of the {name}")
     return Part(X, y, weights)
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fcnet.activations import sigmoid, softmax
 from fcnet.costs import Cost, cross_entropy
-from fcnet.data.arrays import Part, TargetKind
+from fcnet.data.arrays import Part, Rows, TargetKind
 from fcnet.model import Model
 from fcnet.optimizers import UpdateRule
 
@@ -168,7 +168,7 @@ class Engine(Protocol):
     def evaluate(self, run: Any, data: Any) -> list[Metrics]:
         """Cost and accuracy on data, in bounded memory, of each member; a list of one where there are no members."""
 
-    def forward(self, run: Any, X: NDArray[Any]) -> NDArray[Any]:
+    def forward(self, run: Any, X: Rows) -> NDArray[Any]:
         """Outputs ``(n_rows, n_out)`` for rows ``(n_rows, n_in)`` without dropout, in bounded memory."""
 
     def cost_and_gradient(self, run: Any, data: Any, l2: float = 0.0) -> tuple[float, dict[str, NDArray[Any]]]:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from fcnet import counters
 from fcnet.activations import Activation, softmax
-from fcnet.data.arrays import Part, TargetKind
+from fcnet.data.arrays import Part, Rows, TargetKind, is_sparse
 from fcnet.engines.contract import Metrics, Placement, Plan, Program, Report, TrainState, accuracy_rule
 from fcnet.layers import Dropout, Layer, keep_mask
 from fcnet.model import Model, is_weights
@@ -31,6 +31,21 @@ from fcnet.model import Model, is_weights
 Parameters = dict[str, jax.Array]
 Slots = dict[str, Parameters]
 Tables = dict[str, jax.Array]
+
+
+class NonzeroLists(NamedTuple):
+    """Rows as lists of their nonzero numbers, all as long as the longest; a column beyond the last one fills up.
+
+    Attributes:
+        values: ``(n_rows, longest)``.
+        columns: ``(n_rows, longest)`` int32.
+    """
+
+    values: Any
+    columns: Any
+
+
+Inputs = jax.Array | NonzeroLists
 
 BLOCK = 1024
 """Rows at a time in ``evaluate`` and ``cost_and_gradient``; data is padded to a multiple of it."""
@@ -42,7 +57,7 @@ FORWARD_BYTES = 1 << 26
 class Data:
     """Rows on a device, padded so that few shapes are ever compiled; padding has weight 0."""
 
-    X: jax.Array
+    X: Inputs
     y: jax.Array
     weights: jax.Array
     kind: TargetKind
@@ -95,18 +110,17 @@ class XlaEngine:
     def put(self, part: Part, program: Program, placement: Placement) -> Data:
         """Copy data to the device, once."""
         length = _padded_length(part.n_rows)
-        X = np.zeros((length, part.X.shape[1]), program.dtype)
-        X[: part.n_rows] = part.X
+        X = _padded_rows(part.X, length, program.dtype)
         y = np.zeros((length, *part.y.shape[1:]), np.int32 if part.kind == "labels" else program.dtype)
         y[: part.n_rows] = part.y
         weights = np.zeros(length, program.dtype)
         weights[: part.n_rows] = 1.0 if part.weights is None else part.weights
         # A row of weight 0 is absent; as zeros it cannot make 0 * NaN in a gradient.
-        X[weights == 0] = 0
+        (X.values if isinstance(X, NonzeroLists) else X)[weights == 0] = 0
         y[weights == 0] = 0
         with _precision(program):
             device = jax_device(placement)
-            X, y, weights = (jax.device_put(array, device) for array in (X, y, weights))
+            X, y, weights = jax.device_put((X, y, weights), device)
             return Data(X, y, weights, part.kind)
 
     def start(self, program: Program, state: TrainState, placement: Placement) -> Run:
@@ -152,16 +166,17 @@ class XlaEngine:
             for k, c, w in zip(cost, correct, weight, strict=True)
         ]
 
-    def forward(self, run: Run, X: NDArray[Any]) -> NDArray[Any]:
+    def forward(self, run: Run, X: Rows) -> NDArray[Any]:
         """Outputs for rows without dropout."""
-        model, dtype = run.program.model, run.program.dtype
+        model, dtype, n_rows = run.program.model, run.program.dtype, X.shape[0]
         lead = () if run.program.members is None else (run.program.members,)
-        outputs = np.empty((*lead, len(X), model.n_out), dtype)
+        outputs = np.empty((*lead, n_rows, model.n_out), dtype)
         widest = max(model.n_in, *(layer.n_out for layer in model.layers))
         height = max(8, 2 ** int(np.log2(FORWARD_BYTES / (widest * np.dtype(dtype).itemsize))))
         device = jax_device(run.placement)
-        for start in range(0, len(X), height):
+        for start in range(0, n_rows, height):
             rows = X[start : start + height]
+            rows = rows.toarray() if is_sparse(rows) else rows
             block = np.zeros((_padded_length(len(rows)), model.n_in), dtype)
             block[: len(rows)] = rows
             with _precision(run.program):
@@ -227,6 +242,32 @@ def _padded_length(n_rows: int) -> int:
     return max(8, 1 << (n_rows - 1).bit_length())
 
 
+def _padded_rows(rows: Rows, length: int, dtype: Any) -> NDArray[Any] | NonzeroLists:
+    """Rows, and rows of zeros up to a length; as lists where they come from a sparse matrix and are short."""
+    n_rows, n_in = rows.shape
+    if is_sparse(rows):
+        counts = np.diff(rows.indptr)
+        longest = int(counts.max())
+        if 2 * longest < n_in:
+            lists = NonzeroLists(np.zeros((length, longest), dtype), np.full((length, longest), n_in, np.int32))
+            used = np.arange(longest) < counts[:, None]
+            lists.values[:n_rows][used], lists.columns[:n_rows][used] = rows.data, rows.indices
+            return lists
+        rows = rows.toarray()
+    padded = np.zeros((length, n_in), dtype)
+    padded[:n_rows] = rows
+    return padded
+
+
+def _dense(x: Inputs, n_in: int) -> jax.Array:
+    """Some rows as ``(n, n_in)`` numbers."""
+    if not isinstance(x, NonzeroLists):
+        return x
+    n_rows = x.values.shape[0]
+    zeros = jnp.zeros((n_rows, n_in), x.values.dtype)
+    return zeros.at[jnp.arange(n_rows)[:, None], x.columns].add(x.values, mode="drop")
+
+
 def _dropout_gain(model: Model, p: NDArray[np.float64]) -> NDArray[np.float64]:
     """What a kept input is multiplied by in training: 1 / (1 - p) under the field's convention, 1 under the article's."""
     return 1.0 / (1.0 - p) if model.dropout_scaling == "training" else np.ones_like(p)
@@ -276,6 +317,7 @@ def _mean_cost(
     dropout: Dropout | None,
 ) -> jax.Array:
     """The mean cost of a batch, by row weight; 0 where every weight is 0."""
+    x = _dense(x, program.model.n_in)
     z, a = _differentiable(program.model).forward(parameters, x, dropout)
     costs = program.cost(z, a, _one_hot(program.model, y, x.dtype))
     total = jnp.sum(weights)
@@ -285,7 +327,7 @@ def _mean_cost(
 
 def _step(
     program: Program,
-    X: jax.Array,
+    X: Inputs,
     y: jax.Array,
     weights: jax.Array,
     parameters: Parameters,
@@ -296,9 +338,10 @@ def _step(
     rows = row["rows"]
     batch = jnp.maximum(rows, 0)
     batch_weights = jnp.where(rows >= 0, weights[batch], 0.0)
+    x = jax.tree.map(lambda numbers: numbers[batch], X)
     dropout = _with_dropout(row["thresholds"], row["gain"], row["keys"])
     cost, gradient = jax.value_and_grad(
-        lambda parameters: _mean_cost(program, parameters, X[batch], y[batch], batch_weights, dropout)
+        lambda parameters: _mean_cost(program, parameters, x, y[batch], batch_weights, dropout)
     )(parameters)
     finite = jnp.isfinite(cost)
     coefficients = tuple(row["coefficients"])
@@ -320,7 +363,7 @@ def _advance(
     program: Program,
     parameters: Parameters,
     slots: Slots,
-    X: jax.Array,
+    X: Inputs,
     y: jax.Array,
     weights: jax.Array,
     tables: Tables,
@@ -356,7 +399,7 @@ def _advance(
         jnp.int32(0),
         parameters,
         slots,
-        jnp.full((length, *members), jnp.nan, X.dtype),
+        jnp.full((length, *members), jnp.nan, program.dtype),
         jnp.full(members, -1, jnp.int32),
     )
     _, parameters, slots, costs, bad_step = jax.lax.while_loop(unfinished, body, start)
@@ -365,13 +408,14 @@ def _advance(
 
 @functools.partial(jax.jit, static_argnames="program")
 def _evaluate(
-    program: Program, parameters: Parameters, X: jax.Array, y: jax.Array, weights: jax.Array
+    program: Program, parameters: Parameters, X: Inputs, y: jax.Array, weights: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Sums over each block of rows: weighted cost, weighted count of right answers, weight."""
     scored = accuracy_rule(program, "labels" if y.ndim == 1 else "values")
 
     def block(parameters: Parameters, rows: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         x, y, weights = rows
+        x = _dense(x, program.model.n_in)
         z, a = program.model.forward(parameters, x)
         targets = _one_hot(program.model, y, x.dtype)
         costs = program.cost(z, a, targets)
@@ -401,7 +445,7 @@ def _forward(program: Program, parameters: Parameters, X: jax.Array) -> jax.Arra
 
 @functools.partial(jax.jit, static_argnames="program")
 def _cost_and_gradient(
-    program: Program, parameters: Parameters, X: jax.Array, y: jax.Array, weights: jax.Array, l2: float
+    program: Program, parameters: Parameters, X: Inputs, y: jax.Array, weights: jax.Array, l2: float
 ) -> tuple[jax.Array, Parameters]:
     """Over blocks of rows, so that memory stays bounded."""
     total = jnp.sum(weights)
@@ -412,7 +456,7 @@ def _cost_and_gradient(
         answer = jax.value_and_grad(lambda p: share * _mean_cost(program, p, x, y, weights, None))(parameters)
         return jax.tree.map(jnp.add, carry, answer), None
 
-    zero = (jnp.zeros((), X.dtype), jax.tree.map(jnp.zeros_like, parameters))
+    zero = (jnp.zeros((), program.dtype), jax.tree.map(jnp.zeros_like, parameters))
     (cost, gradient), _ = jax.lax.scan(block, zero, _in_blocks(X, y, weights))
     for name in filter(is_weights, parameters):
         cost = cost + 0.5 * l2 * jnp.sum(parameters[name] ** 2)
@@ -420,7 +464,7 @@ def _cost_and_gradient(
     return cost, gradient
 
 
-def _in_blocks(*arrays: jax.Array) -> tuple[jax.Array, ...]:
+def _in_blocks(X: Inputs, y: jax.Array, weights: jax.Array) -> tuple[Any, ...]:
     """Arrays ``(length, ...)`` as ``(n_blocks, block, ...)``."""
-    length = arrays[0].shape[0]
-    return tuple(a.reshape(-1, min(length, BLOCK), *a.shape[1:]) for a in arrays)
+    length = len(weights)
+    return jax.tree.map(lambda a: a.reshape(-1, min(length, BLOCK), *a.shape[1:]), (X, y, weights))

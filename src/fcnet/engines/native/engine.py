@@ -7,6 +7,7 @@ nothing of this engine survives in a forked child, and two trainings never share
 from __future__ import annotations
 
 import functools
+import math
 import os
 import sys
 import threading
@@ -20,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnet import activations, costs, counters, optimizers
-from fcnet.data.arrays import Part, TargetKind
+from fcnet.data.arrays import Part, Rows, TargetKind, is_sparse
 from fcnet.engines.contract import Metrics, Placement, Plan, Program, Report, TrainState, accuracy_rule, initial_state
 from fcnet.engines.native import elementary, kernels
 from fcnet.engines.native.kernels import Data, Tables, Work
@@ -58,8 +59,8 @@ BLOCK = 256
 """Rows at a time in ``evaluate``, ``forward`` and ``cost_and_gradient``."""
 TURNED_NUMBERS = 1 << 17
 """Room for a hidden layer's weights, turned for the way back; wider layers are read as they are."""
-FORWARD_ROWS = 1 << 14
-"""Rows that ``forward`` turns into the program's type at a time."""
+FORWARD_NUMBERS = 1 << 23
+"""About so many numbers of its input ``forward`` turns into the program's type at a time."""
 TRANSPOSED_BELOW = 32
 """A layer after the first with fewer outputs keeps its weights transposed, so that vectors run along its inputs."""
 THREAD_OPERATIONS = 1_000_000
@@ -137,7 +138,7 @@ class Layout:
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
+class NativeData:
     """A part's rows, as the kernels read them."""
 
     arrays: Data
@@ -188,10 +189,9 @@ class NativeEngine:
             return f"the update rule {program.rule.name} is not one of fcnet's own; the engine xla takes any function."
         return None
 
-    def put(self, part: Part, program: Program, placement: Placement) -> Rows:
+    def put(self, part: Part, program: Program, placement: Placement) -> NativeData:
         """The rows in the program's type, as lists of nonzero numbers where most are zero."""
         dtype = program.dtype
-        dense = np.ascontiguousarray(part.X, dtype)
         weights = np.ones(part.n_rows) if part.weights is None else part.weights
         labels = np.zeros(0, np.int32)
         targets = np.zeros((0, 1), dtype)
@@ -200,12 +200,10 @@ class NativeEngine:
         else:
             targets = np.ascontiguousarray(part.y, dtype)
         n_threads = _available_threads(placement)
-        values, columns = np.zeros(0, dtype), np.zeros(0, np.int32)
-        splits = np.zeros((1, n_threads + 1), np.int64)
-        if not program.model.layers[0].p_dropout and np.count_nonzero(dense) < kernels.SPARSE_BELOW * dense.size:
-            values, columns, splits = _nonzero_lists(dense, n_threads)
-            dense = np.zeros((0, 1), dtype)
-        return Rows(Data(dense, values, columns, splits, labels, targets, weights), part.n_rows, part.kind, n_threads)
+        dense, values, columns, splits = _rows(part.X, dtype, n_threads, bool(program.model.layers[0].p_dropout))
+        return NativeData(
+            Data(dense, values, columns, splits, labels, targets, weights), part.n_rows, part.kind, n_threads
+        )
 
     def start(self, program: Program, state: TrainState, placement: Placement) -> Run:
         """A state in flat arrays of the engine's own."""
@@ -219,7 +217,7 @@ class NativeEngine:
             slots.append(np.array(packed, program.dtype).reshape(len(packed), layout.n_parameters))
         return Run(program, placement, parameters, slots, state.step, _inference_gain(program))
 
-    def advance(self, run: Run, data: Rows, plan: Plan) -> Report:
+    def advance(self, run: Run, data: NativeData, plan: Plan) -> Report:
         """Do a chunk of steps."""
         program, dtype = run.program, run.program.dtype
         gain = 1.0 / (1.0 - plan.dropout) if program.model.dropout_scaling == "training" else np.ones_like(plan.dropout)
@@ -243,7 +241,9 @@ class NativeEngine:
         run.step += plan.n_steps
         return Report(np.array([report for report, _ in answers]), np.array([bad for _, bad in answers]))
 
-    def _advance(self, run: Run, member: int, data: Rows, tables: Tables, n_steps: int) -> tuple[NDArray[Any], int]:
+    def _advance(
+        self, run: Run, member: int, data: NativeData, tables: Tables, n_steps: int
+    ) -> tuple[NDArray[Any], int]:
         height = tables.rows.shape[1]
         n_threads = min(data.n_threads, _useful_threads(run.program.model, height, _density(data)))
         layout, works = self._room(run, height, data)
@@ -271,14 +271,14 @@ class NativeEngine:
         _in_threads(n_threads, work)
         return report, bad[0]
 
-    def _room(self, run: Run, height: int, data: Rows) -> tuple[Layout, list[Work]]:
+    def _room(self, run: Run, height: int, data: NativeData) -> tuple[Layout, list[Work]]:
         """The layout and the arrays for batches of a height; made once and kept."""
         if run.layout is None or run.works is None or run.layout.height < height:
             run.layout = Layout.of(run.program.model, run.program.dtype, height)
             run.works = [_work(run.layout, run.program.dtype, data) for _ in range(data.n_threads)]
         return run.layout, run.works
 
-    def evaluate(self, run: Run, data: Rows) -> list[Metrics]:
+    def evaluate(self, run: Run, data: NativeData) -> list[Metrics]:
         """Cost and accuracy on data, of each member."""
         program = run.program
         rule = accuracy_rule(program, data.kind)
@@ -307,25 +307,27 @@ class NativeEngine:
             answers.append(Metrics(float(cost / weight), float(right / weight) if rule else None))
         return answers
 
-    def forward(self, run: Run, X: NDArray[Any]) -> NDArray[Any]:
+    def forward(self, run: Run, X: Rows) -> NDArray[Any]:
         """Outputs for rows without dropout."""
-        program = run.program
-        height = min(BLOCK, 1 << (len(X) - 1).bit_length())
+        program, n_rows = run.program, X.shape[0]
+        height = min(BLOCK, 1 << (n_rows - 1).bit_length())
         layout = run.forward_layouts.get(height)
         if layout is None:
             layout = run.forward_layouts[height] = Layout.of(program.model, program.dtype, height)
-        n_threads = 1 if len(X) <= BLOCK else min(_available_threads(run.placement), -(-len(X) // BLOCK))
-        answers = np.empty((len(run.parameters), len(X), program.model.n_out), program.dtype)
-        for start in range(0, len(X), FORWARD_ROWS):
-            rows = np.ascontiguousarray(X[start : start + FORWARD_ROWS], program.dtype)
-            for parameters, answer in zip(run.parameters, answers[:, start : start + FORWARD_ROWS], strict=True):
+        n_threads = 1 if n_rows <= BLOCK else min(_available_threads(run.placement), -(-n_rows // BLOCK))
+        answers = np.empty((len(run.parameters), n_rows, program.model.n_out), program.dtype)
+        at_a_time = max(1, FORWARD_NUMBERS // program.model.n_in)
+        for start in range(0, n_rows, at_a_time):
+            some = X[start : start + at_a_time]
+            rows = np.ascontiguousarray(some.toarray() if is_sparse(some) else some, program.dtype)
+            for parameters, answer in zip(run.parameters, answers[:, start : start + at_a_time], strict=True):
                 work = functools.partial(
                     kernels.outputs, layout.lines, layout.n_row_numbers, height, parameters, rows, run.gain, answer
                 )
                 _in_threads(n_threads, lambda thread, work=work: work(thread, n_threads))  # type: ignore[misc]
         return answers[0] if program.members is None else answers
 
-    def cost_and_gradient(self, run: Run, data: Rows, l2: float = 0.0) -> tuple[float, dict[str, NDArray[Any]]]:
+    def cost_and_gradient(self, run: Run, data: NativeData, l2: float = 0.0) -> tuple[float, dict[str, NDArray[Any]]]:
         """Mean cost without dropout + 0.5 * l2 * sum(w^2), and its gradient."""
         program, dtype = run.program, run.program.dtype
         layout, works = self._room(run, BLOCK, data)
@@ -423,7 +425,7 @@ def _inference_gain(program: Program) -> NDArray[Any]:
     return np.array([1.0 - layer.p_dropout if scaled else 1.0 for layer in model.layers], program.dtype)
 
 
-def _work(layout: Layout, dtype: str, data: Rows) -> Work:
+def _work(layout: Layout, dtype: str, data: NativeData) -> Work:
     """Zeros to compute in."""
     first = layout.lines[0]
     widest = int(layout.lines[:, [kernels.IN_PAD, kernels.OUT_PAD]].max())
@@ -439,25 +441,43 @@ def _work(layout: Layout, dtype: str, data: Rows) -> Work:
     )
 
 
-def _nonzero_lists(dense: NDArray[Any], n_threads: int) -> tuple[NDArray[Any], NDArray[np.int32], NDArray[np.int64]]:
-    """Values, columns and splits of the nonzero numbers; the last line of splits holds the threads' columns.
+def _rows(X: Rows, dtype: str, n_threads: int, dropped: bool) -> tuple[NDArray[Any], ...]:
+    """Rows as the kernels read them: dense, values, columns and splits, see ``kernels.Data``; dense or the others are empty.
+
+    Lists of nonzero numbers are kept where few numbers are not zero; a dense matrix whose numbers are ``dropped`` stays as it
+    is, since its masks are drawn for all of them.
+    """
+    none = np.zeros(0, dtype), np.zeros(0, np.int32), np.zeros((1, n_threads + 1), np.int64)
+    if is_sparse(X):
+        if X.nnz >= kernels.SPARSE_BELOW * math.prod(X.shape):
+            return X.astype(dtype).toarray(), *none
+        values, columns, starts = X.data.astype(dtype), X.indices.astype(np.int32), X.indptr.astype(np.int64)
+    else:
+        dense = np.ascontiguousarray(X, dtype)
+        if dropped or np.count_nonzero(dense) >= kernels.SPARSE_BELOW * dense.size:
+            return dense, *none
+        starts = np.zeros(len(dense) + 1, np.int64)
+        np.cumsum(np.count_nonzero(dense, axis=1), out=starts[1:])
+        values, columns = np.empty(starts[-1], dtype), np.empty(starts[-1], np.int32)
+        kernels.nonzero_lists(dense, starts, values, columns)
+    return np.zeros((0, 1), dtype), values, columns, _splits(columns, starts, X.shape[1], n_threads)
+
+
+def _splits(columns: NDArray[np.int32], starts: NDArray[np.int64], n_in: int, n_threads: int) -> NDArray[np.int64]:
+    """Where each thread's columns start and end in each row's list; the last line holds the threads' columns.
 
     Each thread has columns of about as many nonzero numbers.
     """
-    starts = np.zeros(len(dense) + 1, np.int64)
-    np.cumsum(np.count_nonzero(dense, axis=1), out=starts[1:])
-    values, columns = np.empty(starts[-1], dense.dtype), np.empty(starts[-1], np.int32)
-    kernels.nonzero_lists(dense, starts, values, columns)
-    share = np.cumsum(np.count_nonzero(dense, axis=0)) / max(1, starts[-1])
+    share = np.cumsum(np.bincount(columns, minlength=n_in)) / max(1, len(columns))
     cuts = np.searchsorted(share, np.arange(n_threads + 1) / n_threads)
-    cuts[0], cuts[-1] = 0, dense.shape[1]
-    splits = np.empty((len(dense) + 1, n_threads + 1), np.int64)
+    cuts[0], cuts[-1] = 0, n_in
+    splits = np.empty((len(starts), n_threads + 1), np.int64)
     kernels.split_rows(columns, starts, cuts, splits)
     splits[-1] = cuts
-    return values, columns, splits
+    return splits
 
 
-def _for_threads(data: Rows, n_threads: int) -> Data:
+def _for_threads(data: NativeData, n_threads: int) -> Data:
     """The rows for fewer threads than they were put for: one thread has all columns."""
     arrays = data.arrays
     if not data.sparse or n_threads == data.n_threads:
@@ -465,7 +485,7 @@ def _for_threads(data: Rows, n_threads: int) -> Data:
     return arrays._replace(splits=np.ascontiguousarray(arrays.splits[:, [0, -1]]))
 
 
-def _density(data: Rows) -> float:
+def _density(data: NativeData) -> float:
     """The share of the inputs that are read."""
     if not data.sparse:
         return 1.0

@@ -97,12 +97,18 @@ def _forward(layout: Any, parameters: Any, data: Any, work: Any, batch: Any, fir
     for layer in range(layout.shape[0]):
         line = layout[layer]
         n_in, in_pad, n_out, out_pad = line[N_IN], line[IN_PAD], line[N_OUT], line[OUT_PAD]
-        sparse = layer == 0 and data.dense.shape[0] == 0
+        lists = data.dense.shape[0] == 0
+        sparse = layer == 0 and lists and not line[HAS_DROPOUT]
         if layer == 0 and not sparse:
             for r in range(first, last):
                 row, at = batch[r, 0], line[IN_AT] + r * in_pad
-                for j in range(n_in):
-                    rows[at + j] = data.dense[row, j]
+                if lists:
+                    rows[at : at + n_in] = zero
+                    for p in range(data.splits[row, 0], data.splits[row, data.splits.shape[1] - 1]):
+                        rows[at + data.columns[p]] = data.values[p]
+                else:
+                    for j in range(n_in):
+                        rows[at + j] = data.dense[row, j]
         if line[HAS_DROPOUT]:
             for r in range(first, last):
                 at = line[IN_AT] + r * in_pad
@@ -274,7 +280,7 @@ def _learn(layout: Any, parameters: Any, slots: Any, data: Any, work: Any, batch
             multiply_nn(ONE, out_pad, n, one, ZERO, ZERO, ZERO, rows, line[D_AT], out_pad, g, ZERO, out_pad)
             b = parameters[line[B_AT] : line[B_AT] + out_pad]
             _update(rule, b, g, slots, line[B_AT], c, number(0.0), False)
-        if layer == 0 and data.dense.shape[0] == 0:
+        if layer == 0 and data.dense.shape[0] == 0 and not line[HAS_DROPOUT]:
             _learn_sparse(line, parameters, slots, data, work, batch, n, thread, n_threads, rule, c, l2)
             continue
         # A line of weights is those of one input, or of one output where they are kept transposed.
