@@ -63,6 +63,8 @@ FORWARD_NUMBERS = 1 << 23
 """About so many numbers of its input ``forward`` turns into the program's type at a time."""
 TRANSPOSED_BELOW = 32
 """A layer after the first with fewer outputs keeps its weights transposed, so that vectors run along its inputs."""
+CACHE_LINE = 64
+"""Bytes that a processor's core fetches and owns together."""
 THREAD_OPERATIONS = 1_000_000
 """Operations a step that pay for one thread more: below, threads wait for each other's lines of weights to cross over."""
 
@@ -109,7 +111,7 @@ class Layout:
 
     def pack(self, arrays: dict[str, NDArray[Any]], dtype: str) -> NDArray[Any]:
         """Named arrays as one flat array."""
-        flat = np.zeros(self.n_parameters, dtype)
+        flat = _zeros(self.n_parameters, dtype)
         for index in range(len(self.lines)):
             weights, biases = self._views(flat, index)
             weights[...] = arrays[weights_name(index)]
@@ -214,7 +216,8 @@ class NativeEngine:
         for member in members:
             parameters.append(layout.pack(_of(state.parameters, member), program.dtype))
             packed = [layout.pack(_of(state.slots[slot], member), program.dtype) for slot in program.rule.slots]
-            slots.append(np.array(packed, program.dtype).reshape(len(packed), layout.n_parameters))
+            slots.append(_zeros((len(packed), layout.n_parameters), program.dtype))
+            slots[-1][:] = np.reshape(packed, slots[-1].shape)
         return Run(program, placement, parameters, slots, state.step, _inference_gain(program))
 
     def advance(self, run: Run, data: NativeData, plan: Plan) -> Report:
@@ -430,15 +433,23 @@ def _work(layout: Layout, dtype: str, data: NativeData) -> Work:
     first = layout.lines[0]
     widest = int(layout.lines[:, [kernels.IN_PAD, kernels.OUT_PAD]].max())
     return Work(
-        np.zeros(layout.n_row_numbers, dtype),
-        np.zeros((data.n_threads, max(6 * widest, kernels.TILE_NUMBERS)), dtype),
+        _zeros(layout.n_row_numbers, dtype),
+        _zeros((data.n_threads, max(6 * widest, kernels.TILE_NUMBERS)), dtype),
         np.zeros((data.n_threads, widest), dtype),
         np.zeros((data.n_threads, widest), np.int32),
-        np.zeros((data.n_threads, TURNED_NUMBERS if len(layout.lines) > 2 else 0), dtype),
-        np.zeros(first[kernels.N_IN] * first[kernels.OUT_PAD] if data.sparse else 0, dtype),
+        _zeros((data.n_threads, TURNED_NUMBERS if len(layout.lines) > 2 else 0), dtype),
+        _zeros(first[kernels.N_IN] * first[kernels.OUT_PAD] if data.sparse else 0, dtype),
         np.zeros(layout.height),
         np.zeros(8, np.int64),
     )
+
+
+def _zeros(shape: int | tuple[int, ...], dtype: str) -> NDArray[Any]:
+    """Zeros that start on a line of the cache, so that no vector lies across two."""
+    n_bytes = math.prod(np.atleast_1d(shape).tolist()) * np.dtype(dtype).itemsize
+    room = np.zeros(n_bytes + CACHE_LINE, np.uint8)
+    start = -room.ctypes.data % CACHE_LINE
+    return room[start : start + n_bytes].view(dtype).reshape(shape)
 
 
 def _rows(X: Rows, dtype: str, n_threads: int, dropped: bool) -> tuple[NDArray[Any], ...]:
