@@ -495,25 +495,41 @@ def test_a_sparse_matrix_is_its_dense_one(engine, dtype, density, dropout):
     assert worst(gradient, expected_gradient) < TOLERANCE[dtype]
 
 
+THREADS = {
+    "rows and lines, sparse": ((70, 45, 33, 5), 12, 0.1),
+    "rows and lines, dense": ((70, 45, 33, 5), 12, 1.0),
+    "units": ((300, 150, 9, 5), 10, 0.2),
+    "groups": ((9, 20, 17, 5), 100, 1.0),
+}
+"""Sizes, batch and density for each way in which threads share out a step."""
+
+
 @pytest.mark.parametrize("optimizer", FACTORS["optimizer"], ids=lambda optimizer: type(optimizer).__name__)
-@pytest.mark.parametrize("density", [0.1, 1.0])
-def test_number_of_threads_changes_no_byte(monkeypatch, dtype, density, optimizer):
-    """The native engine adds up every number in one order, however its rows and weights are shared out."""
+@pytest.mark.parametrize("way", THREADS)
+def test_number_of_threads_changes_no_byte(monkeypatch, dtype, way, optimizer):
+    """The native engine adds up every number in one order, however its rows, weights or units are shared out."""
     monkeypatch.setattr(native, "THREAD_OPERATIONS", 1)
+    monkeypatch.setattr(native, "UNIT_OPERATIONS", 1)
+    (n_in, first, second, n_out), batch, density = THREADS[way]
     layers = (
-        FullyConnectedLayer(70, 45, relu),
-        FullyConnectedLayer(45, 33, tanh, 0.3),
-        SoftmaxLayer(33, 5, 0.5, weights=glorot_uniform),
+        FullyConnectedLayer(n_in, first, relu),
+        FullyConnectedLayer(first, second, tanh, 0.3),
+        SoftmaxLayer(second, n_out, 0.5, weights=glorot_uniform),
     )
-    case = Case(layers, log_likelihood, optimizer, l2=0.01, n_rows=57, n_steps=50, density=density)
+    case = Case(layers, log_likelihood, optimizer, l2=0.01, n_rows=157, batch=batch, n_steps=50, density=density)
     program, part = case.program(dtype), case.part()
-    states = []
+    states, ways = [], set()
     for threads in (1, 2, 3, 7):
-        placement = Placement("cpu", threads=threads)
-        engine = NativeEngine()
+        engine, placement = NativeEngine(), Placement("cpu", threads=threads)
+        data = engine.put(part, program, placement)
+        sharing = native._sharing(program.model, batch, data)
+        ways.add("units" if sharing.by_units else "groups" if sharing.n_groups else "rows and lines")
         run = engine.start(program, initial_state(program, case.parameters()), placement)
-        engine.advance(run, engine.put(part, program, placement), case.plan())
+        engine.advance(run, data, case.plan())
         states.append(engine.snapshot(run))
+    assert way.split(",")[0] in ways
+    parameters, _, _ = case.expected()
+    assert worst(states[0].parameters, parameters) < TOLERANCE[dtype]
     for state in states[1:]:
         assert_same_bytes(state, states[0])
 

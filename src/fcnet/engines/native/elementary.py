@@ -13,10 +13,25 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
+from fcnet import activations
 from fcnet.engines.native.vectors import jit, power_of_two
 
 SIGMOID, TANH, RELU, LEAKY_RELU, ELU, SELU, GELU, SILU, MISH, SOFTPLUS, LINEAR, SOFTMAX = range(12)
 """Codes of the activations."""
+ACTIVATIONS = {
+    activations.sigmoid: SIGMOID,
+    activations.tanh: TANH,
+    activations.relu: RELU,
+    activations.leaky_relu: LEAKY_RELU,
+    activations.elu: ELU,
+    activations.selu: SELU,
+    activations.gelu: GELU,
+    activations.silu: SILU,
+    activations.mish: MISH,
+    activations.softplus: SOFTPLUS,
+    activations.linear: LINEAR,
+    activations.softmax: SOFTMAX,
+}
 
 
 @jit(fastmath={"contract"})
@@ -77,6 +92,31 @@ def _like(z: Any, x: Any) -> Any:
     if z == types.float32:
         return lambda z, x: np.float32(x)
     return lambda z, x: np.float64(x)
+
+
+@jit(fastmath={"contract"})
+def log1p(x: Any) -> Any:
+    """log(1 + x) for x in [0, 1]: twice the series of artanh(s) at s = x / (2 + x), which is at most 1/3."""
+    s = x / (like(x, 2.0) + x)
+    square = s * s
+    p = like(x, 1.0 / 33.0)
+    p = p * square + like(x, 1.0 / 31.0)
+    p = p * square + like(x, 1.0 / 29.0)
+    p = p * square + like(x, 1.0 / 27.0)
+    p = p * square + like(x, 1.0 / 25.0)
+    p = p * square + like(x, 1.0 / 23.0)
+    p = p * square + like(x, 1.0 / 21.0)
+    p = p * square + like(x, 1.0 / 19.0)
+    p = p * square + like(x, 1.0 / 17.0)
+    p = p * square + like(x, 1.0 / 15.0)
+    p = p * square + like(x, 1.0 / 13.0)
+    p = p * square + like(x, 1.0 / 11.0)
+    p = p * square + like(x, 1.0 / 9.0)
+    p = p * square + like(x, 1.0 / 7.0)
+    p = p * square + like(x, 1.0 / 5.0)
+    p = p * square + like(x, 1.0 / 3.0)
+    p = p * square + like(x, 1.0 / 1.0)
+    return like(x, 2.0) * s * p
 
 
 @jit()
@@ -167,7 +207,7 @@ def activate(code: int, a: Any, f: Any) -> None:
 
 @jit()
 def _softplus(z: Any) -> Any:
-    return like(z, (z if z > 0 else like(z, 0.0)) + math.log1p(exp(-abs(z))))
+    return (z if z > 0 else like(z, 0.0)) + log1p(exp(-abs(z)))
 
 
 @jit()

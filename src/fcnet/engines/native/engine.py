@@ -7,7 +7,6 @@ nothing of this engine survives in a forked child, and two trainings never share
 from __future__ import annotations
 
 import functools
-import math
 import os
 import sys
 import threading
@@ -20,40 +19,17 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from fcnet import activations, costs, counters, optimizers
-from fcnet.data.arrays import Part, Rows, TargetKind, is_sparse
+from fcnet import costs, counters, optimizers
+from fcnet.data.arrays import Part, Rows, is_sparse
 from fcnet.engines.contract import Metrics, Placement, Plan, Program, Report, TrainState, accuracy_rule, initial_state
-from fcnet.engines.native import elementary, kernels
-from fcnet.engines.native.kernels import Data, Tables, Work
-from fcnet.engines.native.vectors import padded
+from fcnet.engines.native import kernels
+from fcnet.engines.native.costs import COSTS, ROWS
+from fcnet.engines.native.elementary import ACTIVATIONS
+from fcnet.engines.native.layout import IN_PAD, N_IN, N_OUT, OUT_PAD, Layout, Tables, Work, zeros
+from fcnet.engines.native.rows import NativeData, density, for_threads, read_rows
+from fcnet.engines.native.updates import GRADIENT, RULES, TILE_NUMBERS
 from fcnet.layers import FullyConnectedLayer, SoftmaxLayer
-from fcnet.model import Model, biases_name, weights_name
-
-ACTIVATIONS = {
-    activations.sigmoid: elementary.SIGMOID,
-    activations.tanh: elementary.TANH,
-    activations.relu: elementary.RELU,
-    activations.leaky_relu: elementary.LEAKY_RELU,
-    activations.elu: elementary.ELU,
-    activations.selu: elementary.SELU,
-    activations.gelu: elementary.GELU,
-    activations.silu: elementary.SILU,
-    activations.mish: elementary.MISH,
-    activations.softplus: elementary.SOFTPLUS,
-    activations.linear: elementary.LINEAR,
-    activations.softmax: elementary.SOFTMAX,
-}
-COSTS = {
-    costs.log_likelihood: kernels.LOG_LIKELIHOOD,
-    costs.cross_entropy: kernels.CROSS_ENTROPY,
-    costs.quadratic: kernels.QUADRATIC,
-}
-RULES = {
-    optimizers.SGD_RULE: kernels.SGD,
-    optimizers.MOMENTUM_RULE: kernels.MOMENTUM,
-    optimizers.NESTEROV_RULE: kernels.NESTEROV,
-    optimizers.ADAM_RULE: kernels.ADAM,
-}
+from fcnet.model import Model, weights_name
 
 BLOCK = 256
 """Rows at a time in ``evaluate``, ``forward`` and ``cost_and_gradient``."""
@@ -61,97 +37,18 @@ TURNED_NUMBERS = 1 << 17
 """Room for a hidden layer's weights, turned for the way back; wider layers are read as they are."""
 FORWARD_NUMBERS = 1 << 23
 """About so many numbers of its input ``forward`` turns into the program's type at a time."""
-TRANSPOSED_BELOW = 32
-"""A layer after the first with fewer outputs keeps its weights transposed, so that vectors run along its inputs."""
-CACHE_LINE = 64
-"""Bytes that a processor's core fetches and owns together."""
 THREAD_OPERATIONS = 1_000_000
 """Operations a step that pay for one thread more: below, threads wait for each other's lines of weights to cross over."""
-
-
-@dataclass(frozen=True, eq=False)
-class Layout:
-    """Where everything lies in the flat arrays.
-
-    Attributes:
-        lines: ``(n_layers, FIELDS)``, see ``kernels``.
-        n_parameters: length of the array of parameters, and of each slot.
-        n_row_numbers: length of the array that holds a batch on its way, for ``height`` rows.
-        height: rows of a batch.
-    """
-
-    lines: NDArray[np.int64]
-    n_parameters: int
-    n_row_numbers: int
-    height: int
-
-    @classmethod
-    def of(cls, model: Model, dtype: str, height: int, sparse: bool = False) -> Layout:
-        """The layout of a model for batches of at most ``height`` rows."""
-        lines = np.zeros((len(model.layers), kernels.FIELDS), np.int64)
-        parameters = 0
-        rows = 0 if sparse else height * padded(model.n_in, dtype)
-        before = 0
-        for index, layer in enumerate(model.layers):
-            n_in, n_out = layer.n_in, layer.n_out
-            in_pad, out_pad = padded(n_in, dtype), padded(n_out, dtype)
-            transposed = index > 0 and n_out < TRANSPOSED_BELOW
-            w_at, b_at = parameters, parameters + (n_out * in_pad if transposed else n_in * out_pad)
-            parameters = b_at + out_pad
-            a_at = rows
-            rows += 3 * height * out_pad
-            f_at, d_at = a_at + height * out_pad, a_at + 2 * height * out_pad
-            code = ACTIVATIONS[layer.activation_fn]
-            has_dropout = layer.p_dropout > 0
-            lines[index] = (
-                n_in, n_out, in_pad, out_pad, transposed, code, w_at, b_at, before, a_at, f_at, d_at, has_dropout,
-            )  # fmt: skip
-            before = a_at
-        return cls(lines, parameters, rows, height)
-
-    def pack(self, arrays: dict[str, NDArray[Any]], dtype: str) -> NDArray[Any]:
-        """Named arrays as one flat array."""
-        flat = _zeros(self.n_parameters, dtype)
-        for index in range(len(self.lines)):
-            weights, biases = self._views(flat, index)
-            weights[...] = arrays[weights_name(index)]
-            biases[...] = arrays[biases_name(index)]
-        return flat
-
-    def unpack(self, flat: NDArray[Any]) -> dict[str, NDArray[Any]]:
-        """A flat array as named arrays of their own."""
-        arrays = {}
-        for index in range(len(self.lines)):
-            weights, biases = self._views(flat, index)
-            arrays[weights_name(index)], arrays[biases_name(index)] = weights.copy("C"), biases.copy()
-        return arrays
-
-    def _views(self, flat: NDArray[Any], index: int) -> tuple[NDArray[Any], NDArray[Any]]:
-        """A layer's weights ``(n_in, n_out)`` and biases ``(n_out,)`` in a flat array."""
-        line = self.lines[index]
-        n_in, n_out, w_at, b_at = line[[kernels.N_IN, kernels.N_OUT, kernels.W_AT, kernels.B_AT]]
-        if line[kernels.TRANSPOSED]:
-            width = line[kernels.IN_PAD]
-            weights = flat[w_at : w_at + n_out * width].reshape(n_out, width)[:, :n_in].T
-        else:
-            width = line[kernels.OUT_PAD]
-            weights = flat[w_at : w_at + n_in * width].reshape(n_in, width)[:, :n_out]
-        return weights, flat[b_at : b_at + n_out]
-
-
-@dataclass(frozen=True, eq=False)
-class NativeData:
-    """A part's rows, as the kernels read them."""
-
-    arrays: Data
-    n_rows: int
-    kind: TargetKind
-    n_threads: int
-
-    @property
-    def sparse(self) -> bool:
-        """Whether rows are lists of nonzero numbers."""
-        return len(self.arrays.dense) == 0
+UNIT_OPERATIONS = 200_000
+"""The same where threads own units of the first layer, and little crosses over."""
+UNITS = 32
+"""Units of the first layer that a thread owns at least."""
+UNIT_ROWS = 64
+"""Where a batch has more rows, sharing them out costs less than repeating the later layers for all of them."""
+UNITS_SHARE = 3.0
+"""Threads own units where the first layer has so many times the operations of the others, which each thread repeats."""
+GROUPS, GROUP_ROWS = 4, 16
+"""Groups of a batch's rows with a gradient each, and the least rows of one."""
 
 
 @dataclass(eq=False)
@@ -193,19 +90,7 @@ class NativeEngine:
 
     def put(self, part: Part, program: Program, placement: Placement) -> NativeData:
         """The rows in the program's type, as lists of nonzero numbers where most are zero."""
-        dtype = program.dtype
-        weights = np.ones(part.n_rows) if part.weights is None else part.weights
-        labels = np.zeros(0, np.int32)
-        targets = np.zeros((0, 1), dtype)
-        if part.kind == "labels":
-            labels = part.y.astype(np.int32)
-        else:
-            targets = np.ascontiguousarray(part.y, dtype)
-        n_threads = _available_threads(placement)
-        dense, values, columns, splits = _rows(part.X, dtype, n_threads, bool(program.model.layers[0].p_dropout))
-        return NativeData(
-            Data(dense, values, columns, splits, labels, targets, weights), part.n_rows, part.kind, n_threads
-        )
+        return read_rows(part, program.dtype, _available_threads(placement), bool(program.model.layers[0].p_dropout))
 
     def start(self, program: Program, state: TrainState, placement: Placement) -> Run:
         """A state in flat arrays of the engine's own."""
@@ -216,7 +101,7 @@ class NativeEngine:
         for member in members:
             parameters.append(layout.pack(_of(state.parameters, member), program.dtype))
             packed = [layout.pack(_of(state.slots[slot], member), program.dtype) for slot in program.rule.slots]
-            slots.append(_zeros((len(packed), layout.n_parameters), program.dtype))
+            slots.append(zeros((len(packed), layout.n_parameters), program.dtype))
             slots[-1][:] = np.reshape(packed, slots[-1].shape)
         return Run(program, placement, parameters, slots, state.step, _inference_gain(program))
 
@@ -248,30 +133,26 @@ class NativeEngine:
         self, run: Run, member: int, data: NativeData, tables: Tables, n_steps: int
     ) -> tuple[NDArray[Any], int]:
         height = tables.rows.shape[1]
-        n_threads = min(data.n_threads, _useful_threads(run.program.model, height, _density(data)))
+        sharing = _sharing(run.program.model, height, data)
         layout, works = self._room(run, height, data)
-        arrays = _for_threads(data, n_threads)
+        arrays = for_threads(data, sharing.n_threads)
+        if sharing.n_groups:
+            groups = zeros((sharing.n_groups, layout.n_parameters), run.program.dtype)
+            works = [works[0]._replace(groups=groups)]
+        exchange = zeros((2, height * layout.lines[0, OUT_PAD] if sharing.by_units else 0), run.program.dtype)
         works[0].barrier[0] = 0
         report = np.full(n_steps, np.nan)
-        bad = [-1] * n_threads
+        bad = [-1] * sharing.n_threads
 
         def work(thread: int) -> None:
-            bad[thread] = kernels.advance(
-                layout.lines,
-                run.parameters[member],
-                run.slots[member],
-                arrays,
-                tables,
-                works[0],
-                n_steps,
-                thread,
-                n_threads,
-                COSTS[run.program.cost],
-                RULES[run.program.rule],
-                report,
-            )
+            state = layout.lines, run.parameters[member], run.slots[member], arrays, tables
+            steps = n_steps, thread, sharing.n_threads, COSTS[run.program.cost], RULES[run.program.rule], report
+            if sharing.by_units:
+                bad[thread] = kernels.advance_by_units(*state, works[thread], exchange, works[0].barrier, *steps)
+            else:
+                bad[thread] = kernels.advance(*state, works[0], *steps)
 
-        _in_threads(n_threads, work)
+        _in_threads(sharing.n_threads, work)
         return report, bad[0]
 
     def _room(self, run: Run, height: int, data: NativeData) -> tuple[Layout, list[Work]]:
@@ -350,13 +231,13 @@ class NativeEngine:
         parameters, gradient = run.parameters[0], np.zeros((1, layout.n_parameters), dtype)
         report = np.zeros(steps)
         works[0].barrier[0] = 0
-        arrays = _for_threads(data, data.n_threads)
+        arrays = for_threads(data, data.n_threads)
         code = COSTS[program.cost]
 
         def work(thread: int) -> None:
             kernels.advance(
                 layout.lines, parameters, gradient, arrays, tables, works[0], steps, thread, data.n_threads, code,
-                kernels.GRADIENT, report,
+                GRADIENT, report,
             )  # fmt: skip
 
         _in_threads(data.n_threads, work)
@@ -430,77 +311,20 @@ def _inference_gain(program: Program) -> NDArray[Any]:
 
 def _work(layout: Layout, dtype: str, data: NativeData) -> Work:
     """Zeros to compute in."""
-    first = layout.lines[0]
-    widest = int(layout.lines[:, [kernels.IN_PAD, kernels.OUT_PAD]].max())
+    widest = int(layout.lines[:, [IN_PAD, OUT_PAD]].max())
+    first, n_threads = layout.lines[0], data.n_threads
     return Work(
-        _zeros(layout.n_row_numbers, dtype),
-        _zeros((data.n_threads, max(6 * widest, kernels.TILE_NUMBERS)), dtype),
-        np.zeros((data.n_threads, widest), dtype),
-        np.zeros((data.n_threads, widest), np.int32),
-        _zeros((data.n_threads, TURNED_NUMBERS if len(layout.lines) > 2 else 0), dtype),
-        _zeros(first[kernels.N_IN] * first[kernels.OUT_PAD] if data.sparse else 0, dtype),
-        np.zeros(layout.height),
-        np.zeros(8, np.int64),
+        rows=zeros(layout.n_row_numbers, dtype),
+        lines=zeros((n_threads, max(6 * widest, TILE_NUMBERS)), dtype),
+        values=zeros((n_threads, widest), dtype),
+        columns=zeros((n_threads, widest), "int32"),
+        turned=zeros((n_threads, TURNED_NUMBERS if len(layout.lines) > 2 else 0), dtype),
+        gradient=zeros(first[N_IN] * first[OUT_PAD] if data.sparse else 0, dtype),
+        groups=zeros((0, layout.n_parameters), dtype),
+        outcomes=zeros((n_threads, 2, ROWS * layout.lines[-1, N_OUT]), dtype),
+        costs=zeros(layout.height, "float64"),
+        barrier=zeros(8, "int64"),
     )
-
-
-def _zeros(shape: int | tuple[int, ...], dtype: str) -> NDArray[Any]:
-    """Zeros that start on a line of the cache, so that no vector lies across two."""
-    n_bytes = math.prod(np.atleast_1d(shape).tolist()) * np.dtype(dtype).itemsize
-    room = np.zeros(n_bytes + CACHE_LINE, np.uint8)
-    start = -room.ctypes.data % CACHE_LINE
-    return room[start : start + n_bytes].view(dtype).reshape(shape)
-
-
-def _rows(X: Rows, dtype: str, n_threads: int, dropped: bool) -> tuple[NDArray[Any], ...]:
-    """Rows as the kernels read them: dense, values, columns and splits, see ``kernels.Data``; dense or the others are empty.
-
-    Lists of nonzero numbers are kept where few numbers are not zero; a dense matrix whose numbers are ``dropped`` stays as it
-    is, since its masks are drawn for all of them.
-    """
-    none = np.zeros(0, dtype), np.zeros(0, np.int32), np.zeros((1, n_threads + 1), np.int64)
-    if is_sparse(X):
-        if X.nnz >= kernels.SPARSE_BELOW * math.prod(X.shape):
-            return X.astype(dtype).toarray(), *none
-        values, columns, starts = X.data.astype(dtype), X.indices.astype(np.int32), X.indptr.astype(np.int64)
-    else:
-        dense = np.ascontiguousarray(X, dtype)
-        if dropped or np.count_nonzero(dense) >= kernels.SPARSE_BELOW * dense.size:
-            return dense, *none
-        starts = np.zeros(len(dense) + 1, np.int64)
-        np.cumsum(np.count_nonzero(dense, axis=1), out=starts[1:])
-        values, columns = np.empty(starts[-1], dtype), np.empty(starts[-1], np.int32)
-        kernels.nonzero_lists(dense, starts, values, columns)
-    return np.zeros((0, 1), dtype), values, columns, _splits(columns, starts, X.shape[1], n_threads)
-
-
-def _splits(columns: NDArray[np.int32], starts: NDArray[np.int64], n_in: int, n_threads: int) -> NDArray[np.int64]:
-    """Where each thread's columns start and end in each row's list; the last line holds the threads' columns.
-
-    Each thread has columns of about as many nonzero numbers.
-    """
-    share = np.cumsum(np.bincount(columns, minlength=n_in)) / max(1, len(columns))
-    cuts = np.searchsorted(share, np.arange(n_threads + 1) / n_threads)
-    cuts[0], cuts[-1] = 0, n_in
-    splits = np.empty((len(starts), n_threads + 1), np.int64)
-    kernels.split_rows(columns, starts, cuts, splits)
-    splits[-1] = cuts
-    return splits
-
-
-def _for_threads(data: NativeData, n_threads: int) -> Data:
-    """The rows for fewer threads than they were put for: one thread has all columns."""
-    arrays = data.arrays
-    if not data.sparse or n_threads == data.n_threads:
-        return arrays
-    return arrays._replace(splits=np.ascontiguousarray(arrays.splits[:, [0, -1]]))
-
-
-def _density(data: NativeData) -> float:
-    """The share of the inputs that are read."""
-    if not data.sparse:
-        return 1.0
-    return len(data.arrays.values) / max(1, data.n_rows * int(data.arrays.splits[-1, -1]))
 
 
 # --- Threads ----------------------------------------------------------------------------------------------------------
@@ -516,11 +340,29 @@ def _available_threads(placement: Placement) -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _useful_threads(model: Model, batch: int, density: float) -> int:
-    """As many threads as have enough to do in a step; a pure function of sizes, so that a run can be repeated."""
-    first, *others = (6 * batch * layer.n_in * layer.n_out for layer in model.layers)
-    threads = int((first * density + sum(others)) // THREAD_OPERATIONS)
-    return max(1, min(threads, batch))
+@dataclass(frozen=True)
+class _Sharing:
+    """How threads share out a step: see ``kernels.advance`` and ``kernels.advance_by_units``."""
+
+    n_threads: int
+    n_groups: int = 0
+    by_units: bool = False
+
+
+def _sharing(model: Model, height: int, data: NativeData) -> _Sharing:
+    """What lets the fewest bytes cross from core to core: a pure function of sizes, so that a run can be repeated."""
+    first, *others = (6 * height * layer.n_in * layer.n_out for layer in model.layers)
+    n_parameters = sum((layer.n_in + 1) * layer.n_out for layer in model.layers)
+    n_row_numbers = sum(layer.n_in + 2 * layer.n_out for layer in model.layers)
+    sparse = data.sparse and not model.layers[0].p_dropout
+    read = first * density(data)
+    if sparse and len(model.layers) > 1 and height <= UNIT_ROWS and read > UNITS_SHARE * sum(others):
+        threads = min(data.n_threads, int(read // UNIT_OPERATIONS), model.layers[0].n_out // UNITS)
+        if threads > 1:
+            return _Sharing(threads, by_units=True)
+    n_groups = 0 if sparse or 3 * n_parameters > height * n_row_numbers else min(GROUPS, height // GROUP_ROWS)
+    threads = min(data.n_threads, int((read + sum(others)) // THREAD_OPERATIONS), n_groups or height)
+    return _Sharing(max(1, threads), n_groups)
 
 
 def _in_threads(n_threads: int, work: Callable[[int], None]) -> None:

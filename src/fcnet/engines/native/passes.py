@@ -1,0 +1,118 @@
+"""Rows of a batch through the layers, forward and backward."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fcnet.engines.native.elementary import activate, draw_mask
+from fcnet.engines.native.layout import (
+    A_AT,
+    ACTIVATION,
+    B_AT,
+    D_AT,
+    F_AT,
+    HAS_DROPOUT,
+    IN_AT,
+    IN_PAD,
+    N_IN,
+    N_OUT,
+    OUT_PAD,
+    TRANSPOSED,
+    W_AT,
+)
+from fcnet.engines.native.matrices import ONE, ZERO, add_lines, list_nonzeros, multiply_nn, multiply_nt
+from fcnet.engines.native.vectors import fill_rows, jit
+
+
+@jit()
+def forward(layout: Any, start: int, parameters: Any, data: Any, work: Any, batch: Any, first: int, last: int, gain: Any, thresholds: Any, keys: Any, thread: int) -> None:  # fmt: skip
+    """Rows ``first`` to ``last`` of a batch through layers ``start`` on: outputs, derivatives, the last weighted inputs.
+
+    ``batch`` is ``(n, 2)``: the row of the data, and the position in the batch that its masks are drawn for.
+    """
+    rows = work.rows
+    zero = rows.dtype.type(0.0)
+    for layer in range(start, layout.shape[0]):
+        line = layout[layer]
+        n_in, in_pad, n_out, out_pad = line[N_IN], line[IN_PAD], line[N_OUT], line[OUT_PAD]
+        lists = data.dense.shape[0] == 0
+        sparse = layer == 0 and lists and not line[HAS_DROPOUT]
+        if layer == 0 and not sparse:
+            for r in range(first, last):
+                row, at = batch[r, 0], line[IN_AT] + r * in_pad
+                if lists:
+                    rows[at : at + n_in] = zero
+                    for p in range(data.splits[row, 0], data.splits[row, data.splits.shape[1] - 1]):
+                        rows[at + data.columns[p]] = data.values[p]
+                else:
+                    for j in range(n_in):
+                        rows[at + j] = data.dense[row, j]
+        if line[HAS_DROPOUT]:
+            for r in range(first, last):
+                at = line[IN_AT] + r * in_pad
+                masked = work.lines[thread, :n_in]
+                if thresholds[layer]:
+                    draw_mask(keys[layer], batch[r, 1], thresholds[layer], gain[layer], masked)
+                else:
+                    masked[:] = gain[layer]
+                x = rows[at : at + n_in]
+                for j in range(n_in):
+                    x[j] *= masked[j]
+                if layer:
+                    before = layout[layer - 1, F_AT] + r * in_pad
+                    f = rows[before : before + n_in]
+                    for j in range(n_in):
+                        f[j] *= masked[j]
+        fill_rows(last - first, out_pad, parameters, line[B_AT], rows, line[A_AT] + first * out_pad)
+        if sparse:
+            for r in range(first, last):
+                row = batch[r, 0]
+                start, stop = data.splits[row, 0], data.splits[row, data.splits.shape[1] - 1]
+                at = line[A_AT] + r * out_pad
+                add_lines(data.values, data.columns, start, stop, parameters, line[W_AT], out_pad, rows, at)
+        else:
+            m, x_at, a_at = last - first, line[IN_AT] + first * in_pad, line[A_AT] + first * out_pad
+            if m == 1 and not line[TRANSPOSED]:  # one row reads no more of the weights than it needs
+                values, columns = work.values[thread], work.columns[thread]
+                stop = list_nonzeros(rows[x_at : x_at + n_in], values, columns, ZERO)
+                add_lines(values, columns, ZERO, stop, parameters, line[W_AT], out_pad, rows, a_at)
+            elif line[TRANSPOSED]:
+                multiply_nt(m, n_out, in_pad, rows, x_at, in_pad, parameters, line[W_AT], in_pad, rows, a_at, out_pad)
+            else:
+                multiply_nn(m, out_pad, n_in, rows, x_at, in_pad, ONE, parameters, line[W_AT], out_pad, rows, a_at, out_pad)  # fmt: skip
+        if layer < layout.shape[0] - 1:
+            a_at, f_at = line[A_AT] + first * out_pad, line[F_AT] + first * out_pad
+            size = (last - first) * out_pad
+            activate(line[ACTIVATION], rows[a_at : a_at + size], rows[f_at : f_at + size])
+            for r in range(last - first):  # f(0) need not be 0, the padding must
+                for j in range(n_out, out_pad):
+                    rows[a_at + r * out_pad + j] = zero
+
+
+@jit()
+def backward(layout: Any, parameters: Any, rows: Any, turned: Any, first: int, last: int) -> None:
+    """The errors dC/dz of every layer before the last, for some rows; ``turned`` has room for a layer's weights."""
+    m = last - first
+    for layer in range(layout.shape[0] - 1, 0, -1):
+        line, before = layout[layer], layout[layer - 1]
+        in_pad, out_pad = line[IN_PAD], line[OUT_PAD]
+        d_at, e_at = line[D_AT] + first * out_pad, before[D_AT] + first * in_pad
+        rows[e_at : e_at + m * in_pad] = 0.0
+        if line[TRANSPOSED]:
+            multiply_nn(m, in_pad, line[N_OUT], rows, d_at, out_pad, ONE, parameters, line[W_AT], in_pad, rows, e_at, in_pad)  # fmt: skip
+        elif (
+            out_pad * in_pad <= turned.shape[0] and line[N_OUT] < 2 * m
+        ):  # turning them costs less than sums across vectors
+            w = parameters[line[W_AT] : line[W_AT] + line[N_IN] * out_pad].reshape(line[N_IN], out_pad)
+            w_turned = turned[: out_pad * in_pad].reshape(out_pad, in_pad)
+            w_turned[:, line[N_IN] :] = 0.0
+            for k in range(w.shape[0]):
+                for j in range(w.shape[1]):
+                    w_turned[j, k] = w[k, j]
+            multiply_nn(m, in_pad, line[N_OUT], rows, d_at, out_pad, ONE, turned, ZERO, in_pad, rows, e_at, in_pad)
+        else:
+            multiply_nt(m, line[N_IN], out_pad, rows, d_at, out_pad, parameters, line[W_AT], out_pad, rows, e_at, in_pad)  # fmt: skip
+        f_at = before[F_AT] + first * in_pad
+        e, f = rows[e_at : e_at + m * in_pad], rows[f_at : f_at + m * in_pad]
+        for j in range(m * in_pad):
+            e[j] *= f[j]

@@ -1,0 +1,119 @@
+"""A data set's rows as the kernels read them: dense, or as lists of their nonzero numbers."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcnet.data.arrays import Part, Rows, TargetKind, is_sparse
+from fcnet.engines.native.layout import Data
+from fcnet.engines.native.vectors import jit
+
+SPARSE_BELOW = 0.3
+"""Rows with a smaller share of nonzero numbers are read as lists of them."""
+
+
+@dataclass(frozen=True, eq=False)
+class NativeData:
+    """A part's rows, as the kernels read them."""
+
+    arrays: Data
+    n_rows: int
+    kind: TargetKind
+    n_threads: int
+
+    @property
+    def sparse(self) -> bool:
+        """Whether rows are lists of nonzero numbers."""
+        return len(self.arrays.dense) == 0
+
+
+def read_rows(part: Part, dtype: str, n_threads: int, dropped: bool) -> NativeData:
+    """A part in a network's type; its rows as lists of nonzero numbers where most are zero."""
+    labels, targets = np.zeros(0, np.int32), np.zeros((0, 1), dtype)
+    if part.kind == "labels":
+        labels = part.y.astype(np.int32)
+    else:
+        targets = np.ascontiguousarray(part.y, dtype)
+    weights = np.ones(part.n_rows) if part.weights is None else part.weights
+    dense, values, columns, splits = _rows(part.X, dtype, n_threads, dropped)
+    arrays = Data(dense, values, columns, splits, labels, targets, weights)
+    return NativeData(arrays, part.n_rows, part.kind, n_threads)
+
+
+def _rows(X: Rows, dtype: str, n_threads: int, dropped: bool) -> tuple[NDArray[Any], ...]:
+    """Rows as the kernels read them: dense, values, columns and splits, see ``Data``; dense or the others are empty.
+
+    Lists of nonzero numbers are kept where few numbers are not zero; a dense matrix whose numbers are ``dropped`` stays as it
+    is, since its masks are drawn for all of them.
+    """
+    none = np.zeros(0, dtype), np.zeros(0, np.int32), np.zeros((1, n_threads + 1), np.int64)
+    if is_sparse(X):
+        if X.nnz >= SPARSE_BELOW * math.prod(X.shape):
+            return X.astype(dtype).toarray(), *none
+        values, columns, starts = X.data.astype(dtype), X.indices.astype(np.int32), X.indptr.astype(np.int64)
+    else:
+        dense = np.ascontiguousarray(X, dtype)
+        if dropped or np.count_nonzero(dense) >= SPARSE_BELOW * dense.size:
+            return dense, *none
+        starts = np.zeros(len(dense) + 1, np.int64)
+        np.cumsum(np.count_nonzero(dense, axis=1), out=starts[1:])
+        values, columns = np.empty(starts[-1], dtype), np.empty(starts[-1], np.int32)
+        nonzero_lists(dense, starts, values, columns)
+    return np.zeros((0, 1), dtype), values, columns, _splits(columns, starts, X.shape[1], n_threads)
+
+
+def _splits(columns: NDArray[np.int32], starts: NDArray[np.int64], n_in: int, n_threads: int) -> NDArray[np.int64]:
+    """Where each thread's columns start and end in each row's list; the last line holds the threads' columns.
+
+    Each thread has columns of about as many nonzero numbers.
+    """
+    share = np.cumsum(np.bincount(columns, minlength=n_in)) / max(1, len(columns))
+    cuts = np.searchsorted(share, np.arange(n_threads + 1) / n_threads)
+    cuts[0], cuts[-1] = 0, n_in
+    splits = np.empty((len(starts), n_threads + 1), np.int64)
+    split_rows(columns, starts, cuts, splits)
+    splits[-1] = cuts
+    return splits
+
+
+def for_threads(data: NativeData, n_threads: int) -> Data:
+    """The rows for fewer threads than they were put for: one thread has all columns."""
+    arrays = data.arrays
+    if not data.sparse or n_threads == data.n_threads:
+        return arrays
+    return arrays._replace(splits=np.ascontiguousarray(arrays.splits[:, [0, -1]]))
+
+
+def density(data: NativeData) -> float:
+    """The share of the inputs that are read."""
+    if not data.sparse:
+        return 1.0
+    return len(data.arrays.values) / max(1, data.n_rows * int(data.arrays.splits[-1, -1]))
+
+
+@jit()
+def nonzero_lists(dense: Any, starts: Any, values: Any, columns: Any) -> None:
+    """Fill the lists of nonzero numbers of dense rows, each row's from its start on."""
+    for r in range(dense.shape[0]):
+        p = starts[r]
+        for j in range(dense.shape[1]):
+            if dense[r, j] != 0:
+                values[p] = dense[r, j]
+                columns[p] = j
+                p += 1
+
+
+@jit()
+def split_rows(columns: Any, starts: Any, cuts: Any, splits: Any) -> None:
+    """Where each thread's columns start and end in each row's list; the lists are in order of columns."""
+    for r in range(starts.shape[0] - 1):
+        p = starts[r]
+        for thread in range(cuts.shape[0]):
+            while p < starts[r + 1] and columns[p] < cuts[thread]:
+                p += 1
+            splits[r, thread] = p

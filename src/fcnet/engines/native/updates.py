@@ -1,0 +1,184 @@
+"""What a layer's weights learn from a batch: their gradient, and their update by the rule."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fcnet import optimizers
+from fcnet.engines.native.layout import B_AT, D_AT, HAS_DROPOUT, IN_AT, IN_PAD, N_IN, N_OUT, OUT_PAD, TRANSPOSED, W_AT
+from fcnet.engines.native.matrices import ONE, ZERO, change_lines, multiply_nn
+from fcnet.engines.native.vectors import jit
+
+SGD, MOMENTUM, NESTEROV, ADAM, GRADIENT = range(5)
+"""Codes of the update rules; GRADIENT adds the gradient up instead."""
+RULES = {
+    optimizers.SGD_RULE: SGD,
+    optimizers.MOMENTUM_RULE: MOMENTUM,
+    optimizers.NESTEROV_RULE: NESTEROV,
+    optimizers.ADAM_RULE: ADAM,
+}
+TILE_NUMBERS = 4096
+"""About so many numbers of a gradient are summed and used at a time."""
+
+
+@jit(fastmath=False)  # each number is rounded alike, whichever part of a vector loop does it
+def update(rule: int, w: Any, g: Any, slots: Any, at: int, c: Any, l2: Any, decays: bool) -> None:
+    """The update rules of ``fcnet.optimizers``, on a run of numbers; ``slots`` is ``(n_slots, all)``, the run's part at ``at``."""
+    n = w.shape[0]
+    if rule == SGD:
+        rate, shrink = c[0], w.dtype.type(1.0) - c[0] * l2
+        for j in range(n):
+            w[j] = shrink * w[j] - rate * g[j]
+    elif rule == GRADIENT:
+        total = slots[0, at : at + n]
+        for j in range(n):
+            total[j] += g[j] + l2 * w[j]
+    elif rule == ADAM:
+        m, v = slots[0, at : at + n], slots[1, at : at + n]
+        decay = c[8] if decays else w.dtype.type(0.0)
+        for j in range(n):
+            gradient = g[j] + l2 * w[j]
+            m[j] = c[1] * m[j] + c[2] * gradient
+            v[j] = c[3] * v[j] + c[4] * gradient * gradient
+            w[j] -= c[0] * (m[j] * c[6]) / (np.sqrt(v[j] * c[7]) + c[5]) + decay * w[j]
+    else:
+        v = slots[0, at : at + n]
+        look_ahead = rule == NESTEROV
+        for j in range(n):
+            gradient = g[j] + l2 * w[j]
+            v[j] = c[1] * v[j] - c[0] * gradient
+            w[j] += c[1] * v[j] - c[0] * gradient if look_ahead else v[j]
+
+
+# --- Gradients over rows first to first + n of a batch ------------------------------------------------------------------
+
+
+@jit()
+def gradient_of_biases(line: Any, rows: Any, first: int, n: int, g: Any) -> None:
+    """The gradient of a layer's biases: the sum of its errors."""
+    out_pad = line[OUT_PAD]
+    g[:] = rows.dtype.type(0.0)
+    for r in range(first, first + n):
+        d = rows[line[D_AT] + r * out_pad : line[D_AT] + (r + 1) * out_pad]
+        for j in range(out_pad):
+            g[j] += d[j]
+
+
+@jit()
+def _of_lines(line: Any, rows: Any, first: int, n: int, start: int, m: int, g: Any, g_at: int) -> None:
+    """The gradient of m lines of a layer's weights from ``start`` on: of one input each, or of one output if transposed."""
+    in_pad, out_pad = line[IN_PAD], line[OUT_PAD]
+    x_at, d_at = line[IN_AT] + first * in_pad, line[D_AT] + first * out_pad
+    g[g_at : g_at + m * _width(line)] = rows.dtype.type(0.0)
+    if line[TRANSPOSED]:
+        multiply_nn(m, in_pad, n, rows, d_at + start, ONE, out_pad, rows, x_at, in_pad, g, g_at, in_pad)
+    else:
+        multiply_nn(m, out_pad, n, rows, x_at + start, ONE, in_pad, rows, d_at, out_pad, g, g_at, out_pad)
+
+
+@jit()
+def _n_lines(line: Any) -> int:
+    return line[N_OUT] if line[TRANSPOSED] else line[N_IN]
+
+
+@jit()
+def _width(line: Any) -> int:
+    return line[IN_PAD] if line[TRANSPOSED] else line[OUT_PAD]
+
+
+@jit()
+def gradient_of_rows(layout: Any, rows: Any, first: int, n: int, g: Any) -> None:
+    """The gradient of every layer, in the parameters' places."""
+    for layer in range(layout.shape[0]):
+        line = layout[layer]
+        gradient_of_biases(line, rows, first, n, g[line[B_AT] : line[B_AT] + line[OUT_PAD]])
+        _of_lines(line, rows, first, n, ZERO, _n_lines(line), g, line[W_AT])
+
+
+# --- Learning ---------------------------------------------------------------------------------------------------------
+
+
+@jit()
+def learn_lines(layout: Any, start: int, parameters: Any, slots: Any, data: Any, work: Any, batch: Any, n: int, thread: int, n_threads: int, rule: int, c: Any, l2: Any) -> None:  # fmt: skip
+    """One thread's lines of the weights of layers ``start`` on: their gradient over the batch's n rows, and their update.
+
+    A few lines at a time, so that the gradient never leaves the cache.
+    """
+    rows, scratch = work.rows, work.lines[thread]
+    none = rows.dtype.type(0.0)
+    for layer in range(start, layout.shape[0]):
+        line = layout[layer]
+        if layer % n_threads == thread:
+            at, end = line[B_AT], line[B_AT] + line[OUT_PAD]
+            g = scratch[: end - at]
+            gradient_of_biases(line, rows, ZERO, n, g)
+            update(rule, parameters[at:end], g, slots, at, c, none, False)
+        if layer == 0 and data.dense.shape[0] == 0 and not line[HAS_DROPOUT]:
+            learn_sparse(line[W_AT], line[OUT_PAD], line[D_AT], line[OUT_PAD], thread, thread + 1, parameters, slots, data, work, batch, n, rule, c, l2)  # fmt: skip
+            continue
+        n_lines, width = _n_lines(line), _width(line)
+        first, last = n_lines * thread // n_threads, n_lines * (thread + 1) // n_threads
+        some = max(6, TILE_NUMBERS // width // 6 * 6)
+        for i in range(first, last, some):
+            m = min(some, last - i)
+            at, end = line[W_AT] + i * width, line[W_AT] + (i + m) * width
+            g = scratch[: end - at]
+            _of_lines(line, rows, ZERO, n, i, m, g, ZERO)
+            update(rule, parameters[at:end], g, slots, at, c, l2, True)
+
+
+@jit()
+def learn_sparse(w_at: int, width: int, d_at: int, d_row: int, first: int, last: int, parameters: Any, slots: Any, data: Any, work: Any, batch: Any, n: int, rule: int, c: Any, l2: Any) -> None:  # fmt: skip
+    """The first layer's weights, from rows as lists of nonzero numbers: the inputs of threads ``first`` to ``last``.
+
+    The weights begin at w_at, with lines of ``width`` numbers; row r's errors at d_at + r * d_row.
+    """
+    cuts = data.splits[data.splits.shape[0] - 1]
+    begin, end = cuts[first] * width, cuts[last] * width
+    at, w = w_at + begin, parameters[w_at + begin : w_at + end]
+    direct = rule == SGD  # the lines of inputs that are zero learn nothing, and are left alone
+    into, into_at, factor = (parameters, w_at, -c[0]) if direct else (work.gradient, ZERO, c.dtype.type(1.0))
+    if not direct:
+        into[begin:end] = c.dtype.type(0.0)
+    elif l2 != 0:
+        shrink = c.dtype.type(1.0) - c[0] * l2
+        for j in range(end - begin):
+            w[j] *= shrink
+    for r in range(n):
+        p, q = data.splits[batch[r, 0], first], data.splits[batch[r, 0], last]
+        change_lines(data.values, data.columns, p, q, factor, work.rows, d_at + r * d_row, into, into_at, width)
+    if not direct:
+        update(rule, w, into[begin:end], slots, at, c, l2, True)
+
+
+@jit()
+def learn_from_groups(layout: Any, parameters: Any, slots: Any, groups: Any, scratch: Any, thread: int, n_threads: int, rule: int, c: Any, l2: Any) -> None:  # fmt: skip
+    """One thread's share of all parameters: the sum of the groups' gradients, ``(n_groups, n_parameters)``, and the update."""
+    none = parameters.dtype.type(0.0)
+    for layer in range(layout.shape[0]):
+        line = layout[layer]
+        if layer % n_threads == thread:
+            at, end = line[B_AT], line[B_AT] + line[OUT_PAD]
+            g = scratch[: end - at]
+            _sum(groups, at, end, g)
+            update(rule, parameters[at:end], g, slots, at, c, none, False)
+        n_lines, width = _n_lines(line), _width(line)
+        first, last = n_lines * thread // n_threads, n_lines * (thread + 1) // n_threads
+        some = max(1, TILE_NUMBERS // width)
+        for i in range(first, last, some):
+            at, end = line[W_AT] + i * width, line[W_AT] + min(last, i + some) * width
+            g = scratch[: end - at]
+            _sum(groups, at, end, g)
+            update(rule, parameters[at:end], g, slots, at, c, l2, True)
+
+
+@jit()
+def _sum(groups: Any, at: int, end: int, g: Any) -> None:
+    """The groups' gradients in one order, whoever adds them up."""
+    g[:] = groups[0, at:end]
+    for k in range(1, groups.shape[0]):
+        other = groups[k, at:end]
+        for j in range(end - at):
+            g[j] += other[j]
