@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import struct
 import tracemalloc
 from pathlib import Path
@@ -13,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fcnet.data import idx
+from fcnet.data import files
 from fcnet.data.idx import find_idx, read_idx, read_idx_folder
 from fcnet.errors import FcnetError, FileError, InputError
 
@@ -135,7 +136,7 @@ def test_a_path_that_is_no_file_is_refused(tmp_path):
         read_idx(tmp_path / "missing")
     with pytest.raises(FileError, match=r"is a folder. Expected a file"):
         read_idx(tmp_path)
-    with pytest.raises(FileError, match="cannot be opened"):
+    with pytest.raises(FileError, match="There is no file"):
         read_idx("a\0b")
 
 
@@ -161,11 +162,13 @@ def test_a_bomb_is_not_decompressed_beyond_its_claim(tmp_path):
 
 
 def test_a_gzip_file_that_grows_beyond_the_limit_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(idx, "DECOMPRESSED_LIMIT", 100)
-    content = idx_bytes(np.zeros(101, np.uint8))
-    assert len(read_idx(write(tmp_path / "plain", content))) == 101
-    with pytest.raises(FileError, match=r"grows beyond 100 bytes.*decompress it with gunzip"):
+    monkeypatch.setattr(files, "DECOMPRESSED_LIMIT", 2000)
+    content = idx_bytes(np.zeros(2001, np.uint8))
+    assert len(read_idx(write(tmp_path / "plain", content))) == 2001
+    with pytest.raises(FileError, match=r"grows beyond 2000 bytes.*decompress it with gunzip"):
         read_idx(write(tmp_path / "packed", gzip.compress(content)))
+    less_packed = gzip.compress(content, compresslevel=0)  # what grows a little may grow beyond the limit
+    assert len(read_idx(write(tmp_path / "packed", less_packed))) == 2001
 
 
 @pytest.mark.parametrize("joint", ["-", "."])
@@ -237,6 +240,20 @@ def test_an_empty_or_missing_folder_is_refused(tmp_path):
         read_idx_folder(tmp_path / "nowhere")
     with pytest.raises(FileError, match="is a file, not a folder"):
         read_idx_folder(write(tmp_path / "file", b""))
+    with pytest.raises(FileError, match="cannot be reached: File name too long"):
+        read_idx_folder("x" * 5000)
+
+
+def test_a_pipe_among_the_files_is_not_read(tmp_path):
+    write_folder(tmp_path)
+    (tmp_path / "train-labels-idx1-ubyte").unlink()
+    os.mkfifo(tmp_path / "train-labels-idx1-ubyte")
+    (tmp_path / "evil\x1b[2J").touch()
+    with pytest.raises(FileError, match="has no file of training labels") as caught:
+        read_idx_folder(tmp_path)
+    assert str(caught.value).isprintable()
+    with pytest.raises(FileError, match="is a device or a pipe"):
+        read_idx(tmp_path / "train-labels-idx1-ubyte")
 
 
 @pytest.mark.parametrize(
