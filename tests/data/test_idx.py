@@ -207,6 +207,18 @@ def test_classes_are_counted_over_all_parts(tmp_path):
     assert read_idx_folder(tmp_path).n_classes == 8
 
 
+def test_one_label_does_not_decide_that_there_are_billions_of_classes(tmp_path):
+    write_folder(tmp_path)
+    labels = tmp_path / "t10k-labels-idx1-ubyte"
+    write(labels, idx_bytes(np.array([0, 65_535, 0, 0], np.int32)))
+    assert read_idx_folder(tmp_path).n_classes == 65_536
+    write(labels, idx_bytes(np.array([0, 2**31 - 1, 0, 0], np.int32)))
+    with pytest.raises(
+        InputError, match=r"has the label 2147483647 in 16 rows\. Expected classes .* without large gaps"
+    ):
+        read_idx_folder(tmp_path)
+
+
 def test_pixels_of_other_types_stay_as_they_are(tmp_path):
     write_folder(tmp_path, n_test=None)
     images = np.linspace(0, 9, 12 * 4, dtype=np.float64).reshape(12, 2, 2)

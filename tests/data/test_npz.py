@@ -383,6 +383,12 @@ def test_encrypted_arrays_are_refused(tmp_path):
         read_npz(path)
 
 
+def test_one_label_does_not_decide_that_there_are_billions_of_classes(tmp_path):
+    with pytest.raises(InputError, match=r"data.npz has the label 4611686018427387904 in 12 rows\. Expected classes"):
+        read_npz(save(tmp_path, X=X, y=Y * 2**61))
+    assert read_npz(save(tmp_path, X=np.zeros((70_000, 1), bool), y=np.arange(70_000))).n_classes == 70_000
+
+
 @pytest.mark.parametrize(
     ("member", "message"),
     [

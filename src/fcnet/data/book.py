@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fcnet.data.arrays import DataSet, Part, check_finite
+from fcnet.data.arrays import DataSet, Part, check_finite, count_classes
 from fcnet.data.files import open_content, read_some, shown
 from fcnet.errors import FileError
 
@@ -58,7 +58,7 @@ def read_book_pickle(filename: str | Path) -> DataSet:
                 f"X of the {name} part of {path} has {part.X.shape[1]} numbers a row, but X of the training part has "
                 f"{train.X.shape[1]}. Expected the same in every part."
             )
-    n_classes = max(int(part.y.max()) for part in (train, validation, test)) + 1
+    n_classes = count_classes([train, validation, test], str(path))
     return DataSet(str(path), train, validation, test, n_classes)
 
 

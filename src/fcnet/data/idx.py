@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fcnet.data.arrays import DataSet, Part, as_rows
+from fcnet.data.arrays import DataSet, Part, as_rows, count_classes
 from fcnet.data.files import Stream, decompressed_limit, open_content, read_some, shown, what_is_at
 from fcnet.errors import FileError
 
@@ -96,8 +96,8 @@ def read_idx_folder(folder: str | Path) -> DataSet:
     n_train = len(X) - round(len(X) / 6)
     train = Part(X[:n_train], y[:n_train])
     validation = Part(X[n_train:], y[n_train:]) if n_train < len(X) else None
-    highest = max(int(part.y.max()) for part in (train, validation, test) if part is not None)
-    return DataSet(str(folder), train, validation, test, highest + 1)
+    n_classes = count_classes([train, validation, test], str(folder))
+    return DataSet(str(folder), train, validation, test, n_classes)
 
 
 def find_idx(folder: Path, part: PartName, kind: Kind) -> Path | None:

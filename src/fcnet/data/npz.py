@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fcnet.data.arrays import DataSet, Part, as_rows, check_finite
+from fcnet.data.arrays import DataSet, Part, as_rows, check_finite, count_classes
 from fcnet.data.files import decompressed_limit, open_file, read_some, shown
 from fcnet.data.idx import as_pixels
 from fcnet.data.npy import HEAD, read_header
@@ -224,7 +224,7 @@ def _check_alike(parts: dict[str, Part], found: dict[str, Found], path: Path) ->
                 )
     if first.kind == "values":
         return None
-    return max(int(part.y.max()) for part in parts.values()) + 1
+    return count_classes(parts.values(), str(path))
 
 
 def _width(shape: tuple[int, ...]) -> str:
