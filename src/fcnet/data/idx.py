@@ -27,6 +27,8 @@ PartName = Literal["train", "test"]
 Kind = Literal["images", "labels"]
 
 _TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+_DIMENSIONS = 64
+"""As many as NumPy's arrays have at most."""
 _PREFIXES: dict[PartName, tuple[str, ...]] = {"train": ("train",), "test": ("t10k", "test")}
 _NAMES: dict[Kind, str] = {"images": "images{}idx3-ubyte", "labels": "labels{}idx1-ubyte"}
 
@@ -126,6 +128,8 @@ def _read_header(stream: Stream, path: Path) -> tuple[np.dtype[Any], tuple[int, 
     if code not in _TYPES:
         known = ", ".join(f"0x{known:02X}" for known in _TYPES)
         raise FileError(f"{path} has the unknown IDX type code 0x{code:02X}. Expected one of: {known}.")
+    if n_dimensions > _DIMENSIONS:
+        raise FileError(f"{path} says that it has {n_dimensions} dimensions. Expected {_DIMENSIONS} at most.")
     words = read_some(stream, 4 * n_dimensions)
     if len(words) < 4 * n_dimensions:
         raise FileError(
