@@ -312,6 +312,13 @@ def test_a_path_that_is_no_file(tmp_path):
         fcnet.Network.load("x" * 5000)
 
 
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_may_not_be_read(tmp_path):
+    small().save(tmp_path).chmod(0)
+    with pytest.raises(FileError, match="cannot be opened: Permission denied. Check the file and who may read it"):
+        fcnet.Network.load(tmp_path)
+
+
 def test_a_foreign_file(tmp_path):
     file = tmp_path / "net.safetensors"
     file.write_bytes(save_tensors({"weights": np.zeros(3, np.float32)}))

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnet.activations import ELEMENTWISE, softmax
-from fcnet.data.files import shown, what_is_at
+from fcnet.data.files import open_file, shown, what_is_at
 from fcnet.errors import FcnetError, FileError, InputError
 from fcnet.initializers import INITIALIZERS
 from fcnet.layers import FullyConnectedLayer, Layer, SoftmaxLayer
@@ -91,6 +91,7 @@ def load_model(path: str | Path) -> SavedModel:
     file = model_path(path)
     if what_is_at(file) != "file":
         raise FileError(f"There is no model file {file}. Expected a file written by Network.save, or a run folder.")
+    open_file(file).close()  # safetensors would say of a file that may not be read that it is not there
     try:
         with safe_open(file, framework="numpy") as opened:
             metadata = opened.metadata() or {}
