@@ -315,7 +315,7 @@ def test_a_path_that_is_no_file(tmp_path):
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_a_file_that_may_not_be_read(tmp_path):
     small().save(tmp_path).chmod(0)
-    with pytest.raises(FileError, match="cannot be opened: Permission denied. Check the file and who may read it"):
+    with pytest.raises(FileError, match=r"cannot be opened: Permission denied. Check the file and who may read it"):
         fcnet.Network.load(tmp_path)
 
 
