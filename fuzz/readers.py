@@ -31,6 +31,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
@@ -143,8 +144,8 @@ def fetch(content: bytes) -> Any:
     """A download: what a mirror sends in place of a file of MNIST's."""
     from fcnet.data import mnist
 
-    mnist._open = lambda url: io.BytesIO(content)
-    return mnist._fetch("labels", LABELS_MD5, 14, Path(FOLDER.name), lambda **progress: None)
+    with mock.patch.object(mnist, "_open", side_effect=lambda url: io.BytesIO(content)):
+        return mnist._fetch("labels", LABELS_MD5, 14, Path(FOLDER.name), lambda **progress: None)
 
 
 SHAPES = {"layers.0.weights": (2, 3), "layers.0.biases": (3,), "layers.1.weights": (3, 2), "layers.1.biases": (2,)}
