@@ -7,7 +7,7 @@
 
 A reader passes if all bytes end in a value or an ``FcnetError``, without a warning, within 10 seconds and 2 GB. A run ends
 at its first finding, which lies in ``fuzz/findings``; it becomes a file of ``fuzz/corpus``, and so a test. Inputs that
-reached new code lie in ``fuzz/found``; ``NAME -merge=1 fuzz/corpus/NAME fuzz/found/NAME`` takes over what is new.
+reached new code lie in ``fuzz/found``; the small ones are kept in the corpus as ``found-...``.
 
 The readers are imported where they are called, so that their imports can be instrumented.
 """
@@ -122,6 +122,11 @@ def read_model(content: bytes) -> Any:
     return Network.load(put("model.safetensors", content))
 
 
+def read_header(content: bytes) -> Any:
+    """A model file's header, of the length that it says, before as many numbers as the model of the seeds has."""
+    return read_model(len(content).to_bytes(8, "little") + content + bytes(17 * 4))
+
+
 def read_description(content: bytes) -> Any:
     """The description in a model file that is whole otherwise."""
     from safetensors.numpy import save
@@ -159,6 +164,7 @@ READERS: dict[str, Callable[[bytes], Any]] = {
     "npz-member": read_npz_member,
     "pickle": read_pickle,
     "model": read_model,
+    "header": read_header,
     "description": read_description,
     "run": read_run,
     "download": fetch,
@@ -192,6 +198,7 @@ def seeds() -> dict[str, dict[str, bytes]]:
         "npz-member": {"float32": npy(X), "pixels": npy(np.full((6, 2), 255, np.uint8)), "halves": npy(X.astype("f2"))},
         "pickle": {f"protocol-{protocol}": pickle.dumps(pairs, protocol) for protocol in range(5)},
         "model": {"model": model.read_bytes()},
+        "header": {"header": model.read_bytes()[8 : -17 * 4]},
         "description": {"description": json.dumps(json.loads(model.with_suffix(".json").read_bytes())).encode()},
         "run": {"run": json.dumps({"settings": {"epochs": 3}, "versions": {}, "results": {"epochs": 3}}).encode()},
         "download": {"labels": gzip.compress(labels, mtime=0)},
@@ -277,6 +284,13 @@ def attacks() -> dict[str, dict[str, bytes]]:
             "foreign": save(arrays),
             "overlap": len(overlap).to_bytes(8, "little") + overlap + bytes(4),
             "nested": (600).to_bytes(8, "little") + b"[" * 600,
+        },
+        "header": {
+            "overlap": overlap,
+            "nested": b"[" * 600,
+            "shape-2-96": b'{"a":{"dtype":"F32","shape":[4294967296,4294967296,4294967296],"data_offsets":[0,68]}}',
+            "offsets-backwards": b'{"a":{"dtype":"F32","shape":[17],"data_offsets":[68,0]}}',
+            "metadata-a-number": b'{"__metadata__":{"fcnet":1},"a":{"dtype":"F32","shape":[17],"data_offsets":[0,68]}}',
         },
         "description": {
             "n_in-2-40": described(n_in=2**40),
