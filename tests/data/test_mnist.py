@@ -307,7 +307,7 @@ def test_a_mirror_that_never_ends_is_left(server):
         receive(server, endless)
 
 
-@pytest.mark.parametrize("length", [1 << 24 | 1, 10**300])
+@pytest.mark.parametrize("length", [1 << 24 | 1, 10**400])
 def test_a_length_beyond_the_limit_is_refused_before_a_byte_comes(server, length):
     with pytest.raises(ValueError, match="says that it sends more than 16777216 bytes"):
         receive(server, lambda out: out.write(f"HTTP/1.0 200 OK\r\nContent-Length: {length}\r\n\r\n".encode()))
