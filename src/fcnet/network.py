@@ -230,8 +230,7 @@ class Network:
 
     def _outputs(self, X: Any, engine: str, device: str) -> NDArray[Any]:
         rows = as_rows(X, self.model.n_in)
-        if rows.dtype == np.float64:
-            check_range(rows, self._dtype, "X")
+        check_range(rows, self._dtype, "X")
         if (engine, device) not in self._started:
             chosen, run, _, _ = self._start(None, engine, device)
             self._started[engine, device] = chosen, run
