@@ -20,7 +20,9 @@ check: $(VENV)/.installed  ## format, lint, types, import order, tests
 bench: $(VENV)/.installed  ## fcnet against its peers, about an hour: pip install '.[bench]' into .venv first
 	$(BIN)/python benchmarks/compare.py
 
-soak: $(VENV)/.installed  ## slow checks: every kernel with its array bounds checked
+FUZZ_SECONDS ?= 60
+soak: $(VENV)/.installed  ## slow checks: every reader fed by the fuzzer for FUZZ_SECONDS; every kernel with its array bounds checked
+	$(BIN)/python fuzz/readers.py $(FUZZ_SECONDS)
 	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$$(mktemp -d) $(BIN)/python -m pytest tests/test_conformance.py -k "native or threads"
 
 format: $(VENV)/.installed

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -266,6 +267,58 @@ def test_missing(tmp_path):
         fcnet.Network.load(tmp_path)
 
 
+@pytest.mark.parametrize("length", [0, 1, 7, 8, 2**27, 2**40, 2**63, 2**64 - 1])
+def test_a_header_of_any_claimed_length_is_refused_at_once(place, content, length):
+    place.write_bytes(length.to_bytes(8, "little") + content[8:])
+    tracemalloc.start()
+    with pytest.raises(FileError, match="is truncated, damaged, or not a model file"):
+        fcnet.Network.load(place)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 4 << 20
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b'"data_offsets":[', b'"data_offsets":[9'),
+        (b'"shape":[4,8]', b'"shape":[4,9]'),
+        (b'"shape":[4,8]', b'"shape":[-4,-8]'),
+        (b'"shape":[4,8]', b'"shape":[4294967296,4294967296,4294967296]'),
+        (b'"shape":[4,8]', b'"shape":[1e999,8]'),
+        (b'"shape":[4,8]', b'"shape":' + b"[" * 5000),
+        (b'"dtype":"F32"', b'"dtype":"O"'),
+        (b"layers.0.biases", b"layers.0.weights"),
+        (b"layers.0.biases", b"layers.0.bi\xffses"),
+    ],
+)
+def test_a_header_that_lies_is_refused(place, content, old, new):
+    n = int.from_bytes(content[:8], "little")
+    assert old in content[8 : 8 + n]
+    header = content[8 : 8 + n].replace(old, new, 1)
+    place.write_bytes(len(header).to_bytes(8, "little") + header + content[8 + n :])
+    with pytest.raises(FileError, match=r"is truncated, damaged, or not a model file|The file is damaged"):
+        fcnet.Network.load(place)
+
+
+def test_a_path_that_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    (tmp_path / "zero.safetensors").symlink_to("/dev/zero")
+    (tmp_path / "model.safetensors").mkdir()
+    for path in (tmp_path / "pipe", tmp_path / "zero", tmp_path, "a\0b", "~nobody-of-this-name"):
+        with pytest.raises(FileError, match="There is no model file"):
+            fcnet.Network.load(path)
+    with pytest.raises(FileError, match="cannot be reached: File name too long"):
+        fcnet.Network.load("x" * 5000)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_may_not_be_read(tmp_path):
+    small().save(tmp_path).chmod(0)
+    with pytest.raises(FileError, match=r"cannot be opened: Permission denied. Check the file and who may read it"):
+        fcnet.Network.load(tmp_path)
+
+
 def test_a_foreign_file(tmp_path):
     file = tmp_path / "net.safetensors"
     file.write_bytes(save_tensors({"weights": np.zeros(3, np.float32)}))
@@ -325,6 +378,14 @@ def test_the_rewritten_file_loads(rewrite):
         ({"layers": [FIRST | {"n_in": "4"}, SECOND]}, "its layers cannot be read (FullyConnectedLayer: n_in must be"),
         ({"layers": [FIRST | {"n_out": -8}, SECOND]}, "its layers cannot be read (FullyConnectedLayer: n_out must be"),
         ({"layers": [FIRST | {"p_dropout": 1}, SECOND]}, "its layers cannot be read (FullyConnectedLayer: p_dropout must"),
+        ({"layers": [FIRST | {"p_dropout": 10**400}, SECOND]}, "its layers cannot be read (FullyConnectedLayer: p_dropout must"),
+        ({"layers": [FIRST | {"n_in": "4" * 100_000}, SECOND]}, "its layers cannot be read (FullyConnectedLayer: n_in must be"),
+        ({"layers": [FIRST | {"n_in": 10**4000}, SECOND]}, "layers.0.weights has shape (4, 8) and type F32, expected (1000000"),
+        ({"layers": [FIRST | {"type": "\x1b[2J"}, SECOND]}, "its layers cannot be read ('\\x1b[2J')."),
+        ({"layers": [FIRST, *[SECOND | {"n_in": 3}] * 10_000]}, "its layers cannot be read (Layer 1 "),
+        ({"layers": [FIRST | {"n_in": 8}] * 10_000}, "and 19,988 more"),
+        ({"version": "1" * 100_000}, "its version is '1111"),
+        ({"mini_batch_size": "5" * 100_000}, "its settings cannot be read (mini_batch_size must be a positive integer, got '5"),
         ({"layers": [FIRST | {"n_out": 9}, SECOND]}, "its layers cannot be read (Layer 1 (SoftmaxLayer(8, 3)) reads 8"),
         ({"layers": [FIRST | {"n_in": 10**12}, SECOND]}, "layers.0.weights has shape (4, 8) and type F32, expected (1000000000000, 8) of F32 or F64."),
         ({"layers": [FIRST]}, "holds the arrays layers.0.biases, layers.0.weights, layers.1.biases, layers.1.weights, but its layers need layers.0.biases, layers.0.weights. The file is damaged."),
@@ -335,13 +396,17 @@ def test_the_rewritten_file_loads(rewrite):
     ],
 )  # fmt: skip
 def test_a_description_that_does_not_fit(rewrite, description, message):
-    with pytest.raises(FileError, match=re.escape(message)):
+    with pytest.raises(FileError, match=re.escape(message)) as caught:
         fcnet.Network.load(rewrite(description))
+    assert len(str(caught.value)) < 1000
+    assert str(caught.value).isprintable()
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", "null", "[" * 100_000])
+@pytest.mark.parametrize("text", ["", "{", "[1]", "null", "[" * 100_000, "1" * 5000, "[" + "[]," * (1 << 21) + "[]]"])
 def test_a_description_that_is_none(rewrite, text):
-    with pytest.raises(FileError, match=r"its description is not JSON|is not a model that fcnet wrote"):
+    with pytest.raises(
+        FileError, match=r"description is not JSON|description has .* characters|is not a model that fcnet"
+    ):
         fcnet.Network.load(rewrite(text=text))
 
 

@@ -292,6 +292,10 @@ def test_what_is_not_a_run(fcnet_, run):
         assert err.startswith("fcnet: error: There is no model file nowhere.safetensors. Expected a file written by")
     Path("run/run.json").write_text("{")
     assert "run/run.json is damaged: it is not JSON." in fcnet_("info", "run")[2]
+    Path("run/run.json").write_text('{"results": {}, "settings": 3}')
+    assert "run/run.json is damaged: its settings or versions are not named values." in fcnet_("info", "run")[2]
+    Path("run/run.json").write_text('{"results": {"\\u001b[2J": "\\u001b[2J"}}')
+    assert "\x1b" not in fcnet_("info", "run")[1]
     Path("run/run.json").write_text("[]")
     assert "run/run.json is damaged: it has no results." in fcnet_("info", "run")[2]
     Path("run/run.json").unlink()
@@ -477,6 +481,8 @@ def test_a_configuration_gives_what_the_command_line_leaves_out(fcnet_):
         ("[train]\nepochs = 3", 2, "Unknown setting in run.toml: 'train'."),
         ("config = 'run.toml'", 2, "Unknown setting in run.toml: 'config'."),
         ("epochs 3", 1, "The configuration run.toml is not TOML: "),
+        ("epochs = " + "[" * 5000, 1, "The configuration run.toml is not TOML: "),
+        ("epochs = " + "1" * 5000, 1, "The configuration run.toml is not TOML: "),
         ("epochs = 'many'", 2, "--epochs"),
         ("optimizer = 'adan'", 2, "Unknown optimizer 'adan'. Did you mean 'adam'?"),
         (None, 1, "The configuration run.toml cannot be read: No such file or directory."),

@@ -455,3 +455,11 @@ def test_one_network_may_be_trained_again(capsys):
     for _ in range(2):
         twice.SGD(TRAIN, 1, 10, 0.1, None)
     assert once.parameters[0][0].tobytes() == twice.parameters[0][0].tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["float64", "longdouble"])
+def test_numbers_beyond_what_the_network_computes_in_are_refused(dtype):
+    X = np.zeros((3, 4), dtype)
+    X[1] = np.finfo(dtype).max
+    with pytest.raises(InputError, match=r"X contains .* \(first beyond float32 in row 1\)"):
+        small().predict(X)

@@ -19,12 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnet.activations import ELEMENTWISE, softmax
+from fcnet.data.files import open_file, shown, what_is_at
 from fcnet.errors import FcnetError, FileError, InputError
 from fcnet.initializers import INITIALIZERS
 from fcnet.layers import FullyConnectedLayer, Layer, SoftmaxLayer
 from fcnet.model import Model
 
 FORMAT = "fcnet.model"
+_DESCRIPTION_LIMIT = 1 << 22
+"""How many characters a description may have: a layer's has less than 200, and as objects they take 30 times the memory."""
 VERSION = 1
 """Raised when an older fcnet could not read what this one writes."""
 MODEL_NAME = "model"
@@ -49,7 +52,7 @@ class SavedModel:
 def model_path(path: str | Path) -> Path:
     """The safetensors file that a path stands for: itself, the one in a folder, or with the ending added."""
     path = Path(path)
-    if path.is_dir():
+    if what_is_at(path) == "folder":
         return path / f"{MODEL_NAME}.safetensors"
     return path if path.suffix == ".safetensors" else path.with_name(path.name + ".safetensors")
 
@@ -86,8 +89,9 @@ def load_model(path: str | Path) -> SavedModel:
     from safetensors import SafetensorError, safe_open
 
     file = model_path(path)
-    if not file.is_file():
+    if what_is_at(file) != "file":
         raise FileError(f"There is no model file {file}. Expected a file written by Network.save, or a run folder.")
+    open_file(file).close()  # safetensors would say of a file that may not be read that it is not there
     try:
         with safe_open(file, framework="numpy") as opened:
             metadata = opened.metadata() or {}
@@ -160,6 +164,10 @@ def _describe_layer(index: int, layer: Layer) -> dict[str, Any]:
 
 
 def _parse_description(file: Path, text: str) -> dict[str, Any]:
+    if len(text) > _DESCRIPTION_LIMIT:
+        raise FileError(
+            f"{file}: its description has {len(text)} characters, expected {_DESCRIPTION_LIMIT} at most. The file is damaged."
+        )
     try:
         description = json.loads(text)
     except (ValueError, RecursionError):
@@ -168,7 +176,7 @@ def _parse_description(file: Path, text: str) -> dict[str, Any]:
         raise FileError(f"{file} is not a model that fcnet wrote: its format is not {FORMAT!r}.")
     version = description.get("version")
     if not isinstance(version, int) or version < 1:
-        raise FileError(f"{file}: its version is {version!r}, expected a number from 1. The file is damaged.")
+        raise FileError(f"{file}: its version is {version!r:.50}, expected a number from 1. The file is damaged.")
     if version > VERSION:
         raise FileError(
             f"{file} was written by a newer fcnet: its version is {version}, this fcnet reads up to {VERSION}. Upgrade fcnet."
@@ -184,7 +192,7 @@ def _model(file: Path, description: dict[str, Any]) -> Model:
     try:
         return Model(tuple(_layer(layer) for layer in layers), scaling)
     except (FcnetError, KeyError, TypeError, AttributeError) as error:
-        raise FileError(f"{file}: its layers cannot be read ({error}). The file is damaged.") from None
+        raise FileError(f"{file}: its layers cannot be read ({shown(str(error))}). The file is damaged.") from None
 
 
 def _layer(description: dict[str, Any]) -> Layer:
@@ -205,9 +213,13 @@ def _layer(description: dict[str, Any]) -> Layer:
 def _check_names(file: Path, found: set[str], expected: set[str]) -> None:
     if found != expected:
         raise FileError(
-            f"{file} holds the arrays {', '.join(sorted(found)) or 'none'}, but its layers need "
-            f"{', '.join(sorted(expected))}. The file is damaged."
+            f"{file} holds the arrays {_listed(found)}, but its layers need {_listed(expected)}. The file is damaged."
         )
+
+
+def _listed(names: set[str]) -> str:
+    more = f" and {len(names) - 12:,} more" if len(names) > 12 else ""
+    return ", ".join(map(shown, sorted(names)[:12])) + more or "none"
 
 
 def _array(file: Path, opened: Any, name: str, shape: tuple[int, ...]) -> NDArray[Any]:
@@ -215,7 +227,7 @@ def _array(file: Path, opened: Any, name: str, shape: tuple[int, ...]) -> NDArra
     view = opened.get_slice(name)
     if tuple(view.get_shape()) != shape or view.get_dtype() not in ("F32", "F64"):
         raise FileError(
-            f"{file}: {name} has shape {tuple(view.get_shape())} and type {view.get_dtype()}, expected {shape} of F32 or F64. "
+            f"{file}: {name} has shape {tuple(view.get_shape())} and type {view.get_dtype()}, expected {shape!s:.100} of F32 or F64. "
             "The file is damaged."
         )
     array = opened.get_tensor(name)

@@ -26,7 +26,8 @@ DropoutScaling = Literal["inference", "training"]
 
 def check_p_dropout(owner: str, p_dropout: object) -> float:
     """The dropout probability as a float in [0, 1); anything else is refused."""
-    if not isinstance(p_dropout, Real) or not 0.0 <= float(p_dropout) < 1.0:
+    # compared as it is: an integer of very many digits has no float
+    if not isinstance(p_dropout, Real) or not 0.0 <= p_dropout < 1.0:  # type: ignore[operator]
         raise InputError(
             f"{owner}: p_dropout must lie in [0, 1), got {p_dropout!r}. "
             "It is the probability that an input of the layer is dropped in a training step."

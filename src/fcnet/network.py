@@ -15,6 +15,7 @@ from fcnet.activations import sigmoid, softmax
 from fcnet.checkpoint import SavedModel, load_model, save_model
 from fcnet.costs import Cost, default_cost
 from fcnet.data.arrays import as_part, as_rows, check_range
+from fcnet.data.files import shown
 from fcnet.engines.choose import choose
 from fcnet.engines.contract import Dtype, Engine, Metrics, Placement, Program, initial_state
 from fcnet.errors import FileError, InputError, check_count
@@ -229,8 +230,7 @@ class Network:
 
     def _outputs(self, X: Any, engine: str, device: str) -> NDArray[Any]:
         rows = as_rows(X, self.model.n_in)
-        if rows.dtype == np.float64:
-            check_range(rows, self._dtype, "X")
+        check_range(rows, self._dtype, "X")
         if (engine, device) not in self._started:
             chosen, run, _, _ = self._start(None, engine, device)
             self._started[engine, device] = chosen, run
@@ -297,7 +297,9 @@ class Network:
             network = cls(saved.model.layers, saved.settings["mini_batch_size"], saved.settings["seed"])
             network.task, network.trained = saved.settings["task"], saved.settings["trained"]
         except (KeyError, InputError) as error:
-            raise FileError(f"{path}: its settings cannot be read ({error}). The file is damaged.") from None
+            raise FileError(
+                f"{path}: its settings cannot be read ({shown(str(error))}). The file is damaged."
+            ) from None
         if network.task not in ("classification", "regression") or not isinstance(network.trained, bool):
             raise FileError(f"{path}: its settings cannot be read. The file is damaged.")
         network.model, network.arrays = saved.model, saved.arrays

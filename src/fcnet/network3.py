@@ -21,6 +21,7 @@ from fcnet.activations import Activation, linear, sigmoid, tanh
 from fcnet.activations import relu as ReLU
 from fcnet.costs import Cost
 from fcnet.data.book import read_book_pickle
+from fcnet.data.files import what_is_at
 from fcnet.data.idx import read_idx_folder
 from fcnet.errors import InputError
 from fcnet.history import History
@@ -86,7 +87,7 @@ def load_data_shared(filename: str | Path = "../data/mnist.pkl.gz") -> list[tupl
         FileError: missing, damaged, or a pickle that asks for anything but arrays.
     """
     path = Path(filename)
-    data = read_idx_folder(path) if path.is_dir() else read_book_pickle(path)
+    data = read_idx_folder(path) if what_is_at(path) == "folder" else read_book_pickle(path)
     parts = (data.train, data.validation, data.test)
     return [(_shared(part.X), _shared(part.y.astype(np.int32))) for part in parts if part is not None]
 

@@ -148,12 +148,14 @@ def test_a_pickle_that_asks_for_anything_else_is_refused(tmp_path, item, message
 
 
 @pytest.mark.parametrize(
-    "name", ["numpy\nndarray.tofile", "numpy.core\nmultiarray._reconstruct", "numpy\nload", "a\n" + "b" * 999]
+    "name",
+    ["numpy\nndarray.tofile", "numpy.core\nmultiarray._reconstruct", "numpy\nload", "a\n" + "b" * 999, "\x1b[2J\nb"],
 )
 def test_names_are_admitted_whole_and_messages_are_short(tmp_path, name):
     with pytest.raises(FileError, match="refused: the pickle asks for") as caught:
         read_book_pickle(write(tmp_path, f"c{name}\n.".encode()))
     assert len(str(caught.value)) < 600
+    assert str(caught.value).isprintable()
 
 
 RECONSTRUCT = b"cnumpy.core.multiarray\n_reconstruct\n"
@@ -163,6 +165,7 @@ RECONSTRUCT = b"cnumpy.core.multiarray\n_reconstruct\n"
     ("content", "message"),
     [
         (b"", "is empty. Expected the book's pickle"),
+        (b"\x80", "is not a pickle of NumPy arrays, or it is damaged"),
         (b"hello", "is not a pickle of NumPy arrays, or it is damaged"),
         (gzip.compress(b""), "is empty"),
         (pickle.dumps(pairs(), protocol=2)[:-40], "is not a pickle of NumPy arrays, or it is damaged"),
@@ -247,6 +250,10 @@ BILLION = b")" + b"2\x86" * 64  # a tuple of a tuple ... of nothing, written out
         ),
         (b"(I1\n(I-1\nI-1\nt" + FLOATS + b"I0\nS'abcd'\nt", "is an array of a shape that is neither"),
         (b"(I1\n" + b"(" + b"I1\n" * 70 + b"t" + FLOATS + b"I0\nS'abcd'\nt", "is an array of a shape that is neither"),
+        (
+            b"(I1\n(I0x" + b"f" * 9000 + b"\nI1\nt" + FLOATS + b"I0\nS'abcd'\nt",
+            "is an array of a shape that is neither",
+        ),
         (b"(I1\nN" + FLOATS + b"I0\nS'abcd'\nt", "is an array of a shape that is neither"),
         (b"(I1\n" + BILLION + FLOATS + b"I0\nS'abcd'\nt", "is an array of a shape that is neither"),
         (b"(I1\n(I1\nI1\ntNI0\nS'abcd'\nt", "is an array without a type"),

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
+import http.server
 import io
 import os
+import subprocess
+import sys
 import threading
+import time
 import urllib.error
-import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -242,26 +246,136 @@ def test_other_files_under_the_same_names_are_refused(mirrors, tmp_path, monkeyp
         mnist()
 
 
-class Response(io.BytesIO):
-    url = "https://mirror.example/file.gz"
+# --- A mirror that answers as it likes: a server on this machine, without https ------------------------------------------
 
 
-def test_a_mirror_must_answer_by_https(monkeypatch):
-    asked = []
+@pytest.fixture
+def server():
+    """A server on this machine: ``answer`` writes what is sent, ``asked`` holds the paths that were asked for."""
 
-    def urlopen(request, timeout):
-        asked.append((request.full_url, timeout))
-        return response
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            running.asked.append(self.path)
+            with contextlib.suppress(OSError):  # the reader may hang up
+                running.answer(self.wfile)
 
-    monkeypatch.setattr(urllib.request, "urlopen", urlopen)
-    response = Response(b"content")
-    assert module._open(f"{MIRRORS[0]}file.gz").read() == b"content"
-    assert asked == [(f"{MIRRORS[0]}file.gz", 30.0)]
-    response = Response(b"content")
-    response.url = "http://elsewhere.example/file.gz"
-    with pytest.raises(ValueError, match=r"answered from http://elsewhere.example/file.gz, expected https"):
-        module._open(f"{MIRRORS[0]}file.gz")
-    assert response.closed
+        def log_message(self, *arguments):
+            pass
+
+    running = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    running.asked = []
+    running.url = f"http://127.0.0.1:{running.server_port}/"
+    thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield running
+    running.shutdown()
+    thread.join()
+    running.server_close()
+
+
+def receive(server, answer) -> bytes:
+    server.answer = answer
+    return module._receive(f"{server.url}file.gz", lambda **progress: None)
+
+
+def test_what_is_sent_is_received(server):
+    assert receive(server, lambda out: out.write(b"HTTP/1.0 200 OK\r\n\r\nsome bytes")) == b"some bytes"
+
+
+@pytest.mark.parametrize(
+    "to", ["http://127.0.0.1:{}/other", "HTTP://127.0.0.1:{}/other", "ftp://127.0.0.1/other", "/other"]
+)
+def test_a_mirror_that_sends_us_elsewhere_without_https_is_refused_before_that_is_asked(server, to):
+    head = f"HTTP/1.0 302 Found\r\nLocation: {to.format(server.server_port)}\r\n\r\n".encode()
+    with pytest.raises(urllib.error.URLError, match=r"sends us to .*/other, expected https"):
+        receive(server, lambda out: out.write(head))
+    assert server.asked == ["/file.gz"]
+
+
+def test_a_mirror_that_sends_us_to_a_file_is_refused(server):
+    with pytest.raises(urllib.error.HTTPError, match="Redirection to url 'file:///etc/passwd' is not allowed"):
+        receive(server, lambda out: out.write(b"HTTP/1.0 302 Found\r\nLocation: file:///etc/passwd\r\n\r\n"))
+
+
+def test_a_mirror_that_never_ends_is_left(server):
+    def endless(out):
+        out.write(b"HTTP/1.0 200 OK\r\n\r\n")
+        while True:
+            out.write(bytes(1 << 16))
+
+    with pytest.raises(ValueError, match="sent more than 16777216 bytes, too many for this file"):
+        receive(server, endless)
+
+
+@pytest.mark.parametrize("length", [1 << 24 | 1, 10**400])
+def test_a_length_beyond_the_limit_is_refused_before_a_byte_comes(server, length):
+    with pytest.raises(ValueError, match="says that it sends more than 16777216 bytes"):
+        receive(server, lambda out: out.write(f"HTTP/1.0 200 OK\r\nContent-Length: {length}\r\n\r\n".encode()))
+
+
+@pytest.mark.parametrize("length", ["3", "300", "-1", "many", "9" * 5000])
+def test_a_length_that_lies_leaves_the_checksum_to_decide(server, length):
+    packed = gzip.compress(b"content")
+    content = receive(
+        server, lambda out: out.write(f"HTTP/1.0 200 OK\r\nContent-Length: {length}\r\n\r\n".encode() + packed)
+    )
+    md5 = hashlib.md5(b"content", usedforsecurity=False).hexdigest()
+    if length == "3":
+        with pytest.raises(EOFError):
+            module._check(content, md5, 7)
+    else:
+        module._check(content, md5, 7)
+
+
+def test_a_mirror_that_stalls_is_left(server, monkeypatch):
+    monkeypatch.setattr(module, "_TIMEOUT", 0.2)
+    with pytest.raises(TimeoutError, match="timed out"):
+        receive(server, lambda out: out.write(b"HTTP/1.0 200 OK\r\nContent-Length: 9\r\n\r\nsome") and time.sleep(1))
+
+
+def test_a_mirror_that_sends_a_byte_now_and_then_is_left(server, monkeypatch):
+    monkeypatch.setattr(module, "_TIME_LIMIT", 0.2)
+
+    def drip(out):
+        out.write(b"HTTP/1.0 200 OK\r\nContent-Length: 1000\r\n\r\n")
+        while True:
+            out.write(b".")
+            time.sleep(0.02)
+
+    with pytest.raises(TimeoutError, match=r"sent only \d+ bytes in 0 seconds"):
+        receive(server, drip)
+
+
+@pytest.mark.parametrize(
+    "answer", [b"", b"\0" * 100, b"HTTP/1.0 999 \x1b[2J\r\n\r\n", b"HTTP/1.0 200 OK\r\nA: " + b"a" * 70_000]
+)
+def test_an_answer_that_is_none_is_told_without_its_control_characters(server, monkeypatch, cache, answer):
+    monkeypatch.setattr(module, "MIRRORS", (server.url,))
+    server.answer = lambda out: out.write(answer)
+    with pytest.raises(DownloadError, match=r"no mirror gave train-images-idx3-ubyte.gz") as caught:
+        mnist()
+    assert str(caught.value).replace("\n", "").isprintable()
+
+
+IN_A_PROCESS = """
+import io, sys
+from fcnet.data import mnist
+folder, name, md5, size = sys.argv[1:]
+content = open(f"{folder}/{name}.gz", "rb").read()
+mnist._open = lambda url: io.BytesIO(content)
+mnist._download([(name, md5, int(size))], mnist.Path(folder, "cache"))
+"""
+
+
+def test_two_processes_at_once(tmp_path):
+    name = "train-labels-idx1-ubyte"
+    put(tmp_path, {name: PACKED[name]})
+    md5 = hashlib.md5(CONTENT[name], usedforsecurity=False).hexdigest()
+    command = [sys.executable, "-c", IN_A_PROCESS, str(tmp_path), name, md5, str(len(CONTENT[name]))]
+    processes = [subprocess.Popen(command) for _ in range(2)]
+    assert [process.wait() for process in processes] == [0, 0]
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [f"{name}.gz"]
+    assert (tmp_path / "cache" / f"{name}.gz").read_bytes() == PACKED[name]
 
 
 def test_the_mirrors_are_asked_by_https():

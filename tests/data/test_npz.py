@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from fcnet.data import files
 from fcnet.data.arrays import DataSet
 from fcnet.data.npz import read_npz
 from fcnet.errors import FcnetError, FileError, InputError
@@ -330,6 +331,64 @@ def test_an_archive_that_claims_as_much_as_the_header_costs_nothing(tmp_path):
     assert peak < 4 << 20
 
 
+def test_an_archive_that_grows_beyond_the_limit_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "DECOMPRESSED_LIMIT", 1 << 20)
+    zeros = np.zeros((1 << 18, 1))
+    y = np.arange(1 << 18)
+    assert read_npz(save(tmp_path, X=zeros, y=y)).n_in == 1
+    np.savez_compressed(tmp_path / "data.npz", X=zeros, y=np.zeros(1 << 18, np.uint8))
+    tracemalloc.start()
+    with pytest.raises(FileError, match=r"grows to 2359\d\d\d bytes, but .* 1048576 at most.*with numpy.savez"):
+        read_npz(tmp_path / "data.npz")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1 << 20
+
+
+def test_a_bomb_that_hides_its_size_is_found_out(tmp_path):
+    path = save_members(
+        tmp_path, {"X.npy": npy_bytes(np.zeros((8 << 20, 1))), "y.npy": npy_bytes(Y)}, zipfile.ZIP_DEFLATED
+    )
+    true_size = len(npy_bytes(np.zeros((8 << 20, 1)))).to_bytes(4, "little")
+    content = path.read_bytes()
+    assert content.count(true_size) == 2
+    path.write_bytes(content.replace(true_size, (1000).to_bytes(4, "little")))
+    tracemalloc.start()
+    with pytest.raises(FileError, match="is damaged: BadZipFile: Bad CRC-32"):
+        read_npz(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 4 << 20
+
+
+@pytest.mark.parametrize(
+    "names", [["/X", "y"], ["../../X", "y"], ["X.npy/", "y"], ["X", "X\x1b]0;evil\x07", "y"], ["a" * 60_000]]
+)
+def test_names_are_looked_up_and_shown_without_control_characters(tmp_path, names):
+    path = save_members(tmp_path, {name: npy_bytes(X) for name in names})
+    with pytest.raises(FileError, match="holds an array of the unknown name") as caught:
+        read_npz(path)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 2000
+    assert [entry.name for entry in tmp_path.iterdir()] == ["data.npz"]
+
+
+def test_encrypted_arrays_are_refused(tmp_path):
+    path = save_members(tmp_path, {"X.npy": npy_bytes(X), "y.npy": npy_bytes(Y)})
+    content = bytearray(path.read_bytes())
+    content[6] |= 1
+    content[content.index(b"PK\1\2") + 8] |= 1
+    path.write_bytes(content)
+    with pytest.raises(FileError, match=r"X\.npy.* is encrypted"):
+        read_npz(path)
+
+
+def test_one_label_does_not_decide_that_there_are_billions_of_classes(tmp_path):
+    with pytest.raises(InputError, match=r"data.npz has the label 4611686018427387904 in 12 rows\. Expected classes"):
+        read_npz(save(tmp_path, X=X, y=Y * 2**61))
+    assert read_npz(save(tmp_path, X=np.zeros((70_000, 1), bool), y=np.arange(70_000))).n_classes == 70_000
+
+
 @pytest.mark.parametrize(
     ("member", "message"),
     [
@@ -338,13 +397,17 @@ def test_an_archive_that_claims_as_much_as_the_header_costs_nothing(tmp_path):
         (b"\x93NUMPY\x02\x00\xff\xff\xff\xff" + bytes(20), "is not a .npz file, or it is damaged"),
         (header("{'descr': '<f8', 'fortran_order': False, 'shape': (-1, -3), }") + bytes(24), r"says shape \(-1, -3\)"),
         (header("{'descr': '|O', 'fortran_order': False, 'shape': (3,), }") + b"cos\nsystem\n", "of Python objects"),
+        (header("9" * 9000), "is not a .npz file, or it is damaged"),
+        (header("-" * 9000), "is not a .npz file, or it is damaged: MemoryError"),
+        (header(f"{{'descr': '<f8', 'fortran_order': False, 'shape': (0x{'f' * 9000},), }}"), "4300 digits"),
         (header("__import__('os').system('true')"), "is not a .npz file, or it is damaged"),
     ],
 )
 def test_a_wrong_member_is_refused(tmp_path, member, message):
     path = save_members(tmp_path, {"X.npy": member, "y.npy": npy_bytes(np.arange(3))})
-    with pytest.raises(FileError, match=message):
+    with pytest.raises(FileError, match=message) as caught:
         read_npz(path)
+    assert len(str(caught.value)) < 1000
 
 
 def test_a_header_by_python_2_is_read(tmp_path):

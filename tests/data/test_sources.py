@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import os
 import pickle
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -115,16 +118,105 @@ def test_rows_of_a_part():
         load_rows("digits", "valid")
 
 
+def header(shape: str, descr: str = "<f8", n_bytes: int = 24) -> bytes:
+    text = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + bytes(n_bytes)
+
+
+def packed() -> bytes:
+    stream = io.BytesIO()
+    np.savez(stream, X=X)
+    return stream.getvalue()
+
+
 @pytest.mark.parametrize(
-    "content", [b"", b"no array", b"\x93NUMPY\x01\x00v\x00{'descr': '<f4', 'fortran_order': False"]
+    "content",
+    [
+        b"",
+        b"no array",
+        b"\x93NUMPY\x01\x00v\x00{'descr': '<f4', 'fortran_order': False",
+        packed(),
+        b"\x93NUMPY\x09\x00",
+        b"\x93NUMPY\x02\x00\xff\xff\xff\xff{}",  # a header of 4 GiB
+        b"\x93NUMPY\x01\x00\x00\x20" + b"(" * 8192,
+        b"\x93NUMPY\x01\x00\x00\x20" + b"-" * 8192,
+        b'\x93NUMPY\x01\x00\x03\x00"""',
+        header("(3, 2)"),
+        header("(3,)", n_bytes=25),
+        header("(-1, -3)"),
+        header(f"({2**40}, {2**40})"),
+        header(f"({2**70},)"),
+        header(f"(0x{'f' * 8000},)"),
+        header(f"({2**62}, {2**62}, 0)", n_bytes=0),
+        header("(" + "1, " * 100 + "3)"),
+        header("(True, 3)", n_bytes=25),
+    ],
 )
 def test_damaged_npy_files(tmp_path, content):
     (tmp_path / "rows.npy").write_bytes(content)
-    with pytest.raises(FileError, match=r"rows\.npy cannot be read"):
+    tracemalloc.start()
+    with pytest.raises(FileError, match=r"rows\.npy cannot be read.*Expected an array that numpy.save wrote") as caught:
         load_rows(tmp_path / "rows.npy")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 8 << 20
+    assert len(str(caught.value)) < 1000
 
 
 def test_npy_files_of_objects_are_refused(tmp_path):
     np.save(tmp_path / "rows.npy", np.array([{}, []], object), allow_pickle=True)
-    with pytest.raises(FileError, match="cannot be read"):
+    with pytest.raises(FileError, match=r"rows\.npy is an array of Python objects.*a pickle can run code"):
         load_rows(tmp_path / "rows.npy")
+
+
+def test_npy_files_by_python_2_and_empty_ones(tmp_path):
+    (tmp_path / "rows.npy").write_bytes(header("(3L, 1L)"))
+    assert load_rows(tmp_path / "rows.npy").shape == (3, 1)
+    (tmp_path / "rows.npy").write_bytes(header("(0, 5)", n_bytes=0))
+    with pytest.raises(InputError, match=r"rows\.npy is empty: its shape is \(0, 5\)"):
+        load_rows(tmp_path / "rows.npy")
+    (tmp_path / "rows.npy").write_bytes(header("(3,)", "a8"))
+    with pytest.raises(FileError, match=r"rows\.npy is an array of text"):
+        load_rows(tmp_path / "rows.npy")
+
+
+def test_rows_stay_in_their_file(tmp_path):
+    np.save(tmp_path / "rows.npy", np.asfortranarray(np.arange(12.0).reshape(3, 4)))
+    rows = load_rows(str(tmp_path / "rows.npy"))
+    assert not rows.flags.writeable  # a map of the file, not a copy
+    assert_array_equal(rows, np.arange(12.0).reshape(3, 4))
+
+
+NAMES = ["data.npz", "mnist.pkl.gz", "rows.npy"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_pipe_or_a_device_is_refused_at_once(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(FileError, match=rf"{name} is a device or a pipe. Expected a file: save the data to one"):
+        load_rows(tmp_path / name)
+    (tmp_path / name).unlink()
+    (tmp_path / name).symlink_to("/dev/zero")
+    with pytest.raises(FileError, match=rf"{name} is a device or a pipe"):
+        load_rows(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_path_that_leads_nowhere_is_refused(tmp_path, name):
+    for path in (tmp_path / name, f"~nobody-of-this-name/{name}", f"a\0{name}"):
+        with pytest.raises(FileError, match=rf"There is no file .*{name}"):
+            load_rows(path)
+    (tmp_path / name).symlink_to(tmp_path / name)
+    with pytest.raises(FileError, match="cannot be reached: Too many levels of symbolic links"):
+        load_rows(tmp_path / name)
+    with pytest.raises(FileError, match="cannot be reached: File name too long"):
+        load_rows("x" * 5000 + name)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_that_may_not_be_read_is_refused(tmp_path, name):
+    (tmp_path / name).write_bytes(b"")
+    (tmp_path / name).chmod(0)
+    with pytest.raises(FileError, match=rf"{name} cannot be opened: Permission denied"):
+        load_rows(tmp_path / name)

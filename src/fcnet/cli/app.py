@@ -290,6 +290,7 @@ def predict(
 def info(run: Run, json_line: Json = False) -> None:
     """What a run folder or a model file holds."""
     from fcnet.cli import runs
+    from fcnet.data.files import shown
     from fcnet.network import Network
 
     network = Network.load(run)
@@ -302,7 +303,7 @@ def info(run: Run, json_line: Json = False) -> None:
         if title in record:
             print(f"\n{title}")
             for name, value in record[title].items():
-                print(f"  {name:<26}{_plain(value)}")
+                print(f"  {shown(name):<26}{shown(_plain(value))}")
 
 
 @app.command()

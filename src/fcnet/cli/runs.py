@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from fcnet.checkpoint import write_atomically
+from fcnet.data.files import what_is_at
 from fcnet.errors import FileError
 from fcnet.history import History
 from fcnet.network import Network
@@ -103,7 +104,7 @@ def write(folder: Path, network: Network, history: History, run: dict[str, Any])
 def read(folder: Path) -> dict[str, Any]:
     """The contents of a run's ``run.json``."""
     file = folder / RUN_FILE
-    if not file.is_file():
+    if what_is_at(file) != "file":
         raise FileError(
             f"There is no run in {folder}: {RUN_FILE} is missing. Expected a folder that 'fcnet train' made."
         )
@@ -113,6 +114,8 @@ def read(folder: Path) -> dict[str, Any]:
         raise FileError(f"{file} is damaged: it is not JSON.") from None
     if not isinstance(run, dict) or not isinstance(run.get("results"), dict):
         raise FileError(f"{file} is damaged: it has no results.")
+    if not all(isinstance(run.get(title, {}), dict) for title in ("settings", "versions")):
+        raise FileError(f"{file} is damaged: its settings or versions are not named values.")
     return run
 
 

@@ -102,7 +102,7 @@ def config(path: Path, options: dict[str, str]) -> dict[str, Any]:
         settings = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise FileError(f"The configuration {path} cannot be read: {error.strerror}.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise FileError(f"The configuration {path} is not TOML: {error}.") from None
     values = {}
     for name, value in settings.items():

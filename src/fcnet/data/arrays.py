@@ -7,6 +7,7 @@ starts, so nothing further in needs to doubt a shape, a label or a NaN.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,6 +24,8 @@ TargetKind = Literal["labels", "values"]
 
 _BLOCK = 1 << 22
 """How many numbers are checked at a time, so that a check needs little memory of its own."""
+_CLASS_LIMIT = 1 << 16
+"""How many classes any data set may have."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,6 +192,26 @@ def check_range(rows: Rows, dtype: str, name: str) -> None:
 def _row_of(rows: Rows, place: int) -> int:
     """The row of a sparse matrix's number, by its place among them; the place itself where rows are an array."""
     return int(np.searchsorted(rows.indptr, place, side="right")) - 1 if is_sparse(rows) else place
+
+
+def count_classes(parts: Iterable[Part | None], name: str) -> int:
+    """How many classes the labels of all parts have: the highest and one.
+
+    A network has an output a class, so a file must not decide by one number that there are billions: labels go up to
+    65,535, and beyond where there are as many rows.
+
+    Raises:
+        InputError: a label beyond that.
+    """
+    labels = [part.y for part in parts if part is not None]
+    highest = max(int(y.max()) for y in labels)
+    n_rows = sum(map(len, labels))
+    if highest >= max(_CLASS_LIMIT, n_rows):
+        raise InputError(
+            f"{name} has the label {highest} in {n_rows} rows. Expected classes numbered from 0 without large gaps: "
+            "number them with numpy.unique(y, return_inverse=True), or save y as floats if it holds values."
+        )
+    return highest + 1
 
 
 def as_part(data: Any, n_in: int, n_out: int, name: str, kind: TargetKind | None = None) -> Part:

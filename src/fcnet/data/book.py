@@ -21,14 +21,14 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fcnet.data.arrays import DataSet, Part, check_finite
-from fcnet.data.idx import open_content, read_some
+from fcnet.data.arrays import DataSet, Part, check_finite, count_classes
+from fcnet.data.files import open_content, read_some, shown
 from fcnet.errors import FileError
 
 _RECONSTRUCT = ("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct")
 _NDARRAY, _DTYPE, _ENCODE = ("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")
 _ADMITTED = {*_RECONSTRUCT, _NDARRAY, _DTYPE, _ENCODE}
-_SIZE_LIMIT = 1 << 30
+_SIZE_LIMIT = 1 << 29
 """How many bytes the pickle may have, decompressed; the book's has 220 million."""
 _READ_LIMIT = 100_000
 """How many instructions a pickle may have; the book's has fewer than 200, and a gzip bomb of small objects billions."""
@@ -58,7 +58,7 @@ def read_book_pickle(filename: str | Path) -> DataSet:
                 f"X of the {name} part of {path} has {part.X.shape[1]} numbers a row, but X of the training part has "
                 f"{train.X.shape[1]}. Expected the same in every part."
             )
-    n_classes = max(int(part.y.max()) for part in (train, validation, test)) + 1
+    n_classes = count_classes([train, validation, test], str(path))
     return DataSet(str(path), train, validation, test, n_classes)
 
 
@@ -131,7 +131,7 @@ class _Unpickler(pickle._Unpickler):
     def find_class(self, module: str, name: str, /) -> Any:
         if (module, name) not in _ADMITTED:
             raise FileError(
-                f"{self.path} is refused: the pickle asks for {module:.100}.{name:.100}, and to load it could run "
+                f"{self.path} is refused: the pickle asks for {shown(f'{module}.{name}')}, and to load it could run "
                 "code. Expected nothing but NumPy arrays of numbers; save the arrays with numpy.savez."
             )
         return _Name((module, name))
@@ -155,26 +155,27 @@ class _Unpickler(pickle._Unpickler):
 def _read_pickle(path: Path) -> Any:
     """What the pickle lays out, with records in place of arrays."""
     with open_content(path) as stream:
-        content = read_some(stream, _SIZE_LIMIT + 1)
-    if not content:
+        content = _Content(read_some(stream, _SIZE_LIMIT + 1))
+    size, head = content.getbuffer().nbytes, content.getbuffer()[:2].tobytes()
+    if not size:
         raise FileError(f"{path} is empty. Expected the book's pickle.")
-    if len(content) > _SIZE_LIMIT:
+    if size > _SIZE_LIMIT:
         raise FileError(
             f"{path} has more than {_SIZE_LIMIT} bytes when decompressed, too many for the book's pickle. Expected its "
             "three pairs of arrays; save larger ones with numpy.savez."
         )
-    if content[0] == pickle.PROTO[0] and len(content) > 1 and content[1] > 3:
+    if head[:1] == pickle.PROTO and head[1:] > b"\x03":
         raise FileError(
-            f"{path} is a pickle of protocol {content[1]}. Expected 0 to 3: write it with pickle.dump(..., "
+            f"{path} is a pickle of protocol {head[1]}. Expected 0 to 3: write it with pickle.dump(..., "
             "protocol=2), or save the arrays with numpy.savez."
         )
     try:
-        return _Unpickler(_Content(content), path).load()
+        return _Unpickler(content, path).load()
     except FileError:
         raise
     except Exception as error:  # bytes at random can fail in any way
         raise FileError(
-            f"{path} is not a pickle of NumPy arrays, or it is damaged ({type(error).__name__}: {str(error)[:200]}). "
+            f"{path} is not a pickle of NumPy arrays, or it is damaged ({type(error).__name__}: {shown(str(error))}). "
             "Expected the book's pickle."
         ) from None
 
@@ -209,7 +210,7 @@ def _array(record: Any, name: str) -> NDArray[Any]:
     _, shape, dtype_record, fortran_order, raw = record.state
     dtype = _dtype(dtype_record, name)
     content = _bytes(raw, name)
-    if not isinstance(shape, tuple) or len(shape) > 2 or not all(isinstance(n, int) and n >= 0 for n in shape):
+    if not isinstance(shape, tuple) or len(shape) > 2 or not all(_is_size(n) for n in shape):
         raise FileError(f"{name} is an array of a shape that is neither (n_rows, n_in) nor (n_rows,).")
     if math.prod(shape) * dtype.itemsize != len(content):
         raise FileError(
@@ -219,6 +220,11 @@ def _array(record: Any, name: str) -> NDArray[Any]:
     return np.frombuffer(content, dtype).reshape(shape, order="F" if fortran_order else "C")
 
 
+def _is_size(n: Any) -> bool:
+    """Whether n is a size that an array of such a file can have; a pickle's integers can have millions of digits."""
+    return isinstance(n, int) and 0 <= n <= _SIZE_LIMIT
+
+
 def _dtype(record: Any, name: str) -> np.dtype[Any]:
     """The type of numbers: its code, such as ``f4``, is an argument; its byte order is in its state."""
     if isinstance(record, _Record) and record.name == _DTYPE and record.arguments:
@@ -226,7 +232,7 @@ def _dtype(record: Any, name: str) -> np.dtype[Any]:
         order = record.state[1] if len(record.state) > 1 else "="
         if isinstance(code, str) and re.fullmatch("[iu][1248]|f[248]", code) and order in ("<", ">", "=", "|"):
             return np.dtype(order + code)
-        type_name = code[:20] if isinstance(code, str) else _kind(code)
+        type_name = shown(code[:20]) if isinstance(code, str) else _kind(code)
         raise FileError(f"{name} is an array whose type is {type_name}. Expected integers or floats.")
     raise FileError(f"{name} is an array without a type. The pickle is damaged.")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from fcnet.data.arrays import DataSet
-from fcnet.data.idx import DECOMPRESSED_LIMIT, open_content, read_some
+from fcnet.data.files import DECOMPRESSED_LIMIT, open_content, read_some
 from fcnet.data.split import split
 from fcnet.errors import FileError
 

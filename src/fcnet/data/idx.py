@@ -13,28 +13,22 @@ from __future__ import annotations
 import gzip
 import math
 import struct
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fcnet.data.arrays import DataSet, Part, as_rows
+from fcnet.data.arrays import DataSet, Part, as_rows, count_classes
+from fcnet.data.files import Stream, decompressed_limit, open_content, read_some, shown, what_is_at
 from fcnet.errors import FileError
-
-DECOMPRESSED_LIMIT = 1 << 32
-"""How many bytes a gzip file may grow to. Larger files are fine where they lie decompressed."""
 
 PartName = Literal["train", "test"]
 Kind = Literal["images", "labels"]
 
-Stream = IO[bytes] | gzip.GzipFile
-
-_CHUNK = 1 << 20
 _TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+_DIMENSIONS = 64
+"""As many as NumPy's arrays have at most."""
 _PREFIXES: dict[PartName, tuple[str, ...]] = {"train": ("train",), "test": ("t10k", "test")}
 _NAMES: dict[Kind, str] = {"images": "images{}idx3-ubyte", "labels": "labels{}idx1-ubyte"}
 
@@ -51,10 +45,11 @@ def read_idx(path: str | Path) -> NDArray[Any]:
         dtype, shape = _read_header(stream, path)
         size = math.prod(shape) * dtype.itemsize
         compressed = isinstance(stream, gzip.GzipFile)
-        body = read_some(stream, min(size, DECOMPRESSED_LIMIT) + 1 if compressed else size + 1)
-    if compressed and len(body) > DECOMPRESSED_LIMIT:
+        limit = decompressed_limit(path) if compressed else size
+        body = read_some(stream, min(size, limit) + 1)
+    if size > limit and len(body) > limit:
         raise FileError(
-            f"{path} grows beyond {DECOMPRESSED_LIMIT} bytes, the most that fcnet decompresses at once. "
+            f"{path} grows beyond {limit} bytes, the most that fcnet decompresses a file of its size to. "
             "If you trust it, decompress it with gunzip and read that file."
         )
     if len(body) < size:
@@ -87,8 +82,9 @@ def read_idx_folder(folder: str | Path) -> DataSet:
         InputError: images that hold NaN or infinity.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        what = "a file, not a folder" if folder.exists() else "not there"
+    found = what_is_at(folder)
+    if found != "folder":
+        what = "not there" if found == "nothing" else "a file, not a folder"
         raise FileError(f"{folder} is {what}. Expected a folder with the IDX files of a data set.")
     X, y = _read_pair(folder, "train")
     test = None
@@ -102,58 +98,14 @@ def read_idx_folder(folder: str | Path) -> DataSet:
     n_train = len(X) - round(len(X) / 6)
     train = Part(X[:n_train], y[:n_train])
     validation = Part(X[n_train:], y[n_train:]) if n_train < len(X) else None
-    highest = max(int(part.y.max()) for part in (train, validation, test) if part is not None)
-    return DataSet(str(folder), train, validation, test, highest + 1)
+    n_classes = count_classes([train, validation, test], str(folder))
+    return DataSet(str(folder), train, validation, test, n_classes)
 
 
 def find_idx(folder: Path, part: PartName, kind: Kind) -> Path | None:
     """The file in the folder that holds the images or the labels of a part, or None."""
     names = _spellings(part, kind)
-    return next((folder / name for name in names if (folder / name).is_file()), None)
-
-
-def open_file(path: Path) -> IO[bytes]:
-    """The file, open for reading; a ``FileError`` that says why where it cannot be."""
-    try:
-        return path.open("rb")
-    except FileNotFoundError:
-        raise FileError(f"There is no file {path}. Check the path.") from None
-    except IsADirectoryError:
-        raise FileError(f"{path} is a folder. Expected a file.") from None
-    except (OSError, ValueError) as error:
-        raise FileError(f"{path} cannot be opened: {error}.") from None
-
-
-@contextmanager
-def open_content(path: Path) -> Iterator[Stream]:
-    """A file's content as a stream, decompressed where it is gzip, told by its first bytes and not by its name.
-
-    Whatever goes wrong while the stream is read ends in a ``FileError``.
-    """
-    with open_file(path) as file:
-        try:
-            compressed = file.read(2) == b"\x1f\x8b"
-            file.seek(0)
-            if compressed:
-                with gzip.GzipFile(fileobj=file) as stream:
-                    yield stream
-            else:
-                yield file
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise FileError(f"{path} is a damaged gzip file: {error}. Fetch it again.") from None
-        except OSError as error:
-            raise FileError(f"{path} cannot be read: {error}.") from None
-
-
-def read_some(stream: Stream, n: int) -> bytearray:
-    """The next n bytes of a stream, or all that are left; memory is taken as they arrive, never for n at once."""
-    content = bytearray()
-    while len(content) < n:
-        chunk = stream.read(min(_CHUNK, n - len(content)))
-        if not chunk:
-            break
-        content += chunk
-    return content
+    return next((folder / name for name in names if what_is_at(folder / name) == "file"), None)
 
 
 def as_pixels(X: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -176,6 +128,8 @@ def _read_header(stream: Stream, path: Path) -> tuple[np.dtype[Any], tuple[int, 
     if code not in _TYPES:
         known = ", ".join(f"0x{known:02X}" for known in _TYPES)
         raise FileError(f"{path} has the unknown IDX type code 0x{code:02X}. Expected one of: {known}.")
+    if n_dimensions > _DIMENSIONS:
+        raise FileError(f"{path} says that it has {n_dimensions} dimensions. Expected {_DIMENSIONS} at most.")
     words = read_some(stream, 4 * n_dimensions)
     if len(words) < 4 * n_dimensions:
         raise FileError(
@@ -215,7 +169,10 @@ def _read_pair(folder: Path, part: PartName) -> tuple[NDArray[Any], NDArray[np.i
 def _find(folder: Path, part: PartName, kind: Kind) -> Path:
     path = find_idx(folder, part, kind)
     if path is None:
-        present = sorted(entry.name for entry in folder.iterdir())
+        try:
+            present = sorted(shown(entry.name) for entry in folder.iterdir())
+        except OSError as error:
+            raise FileError(f"{folder} cannot be listed: {error.strerror}. Check who may read it.") from None
         listed = ", ".join(present[:12]) + (", ..." if len(present) > 12 else "")
         raise FileError(
             f"{folder} has no file of {'training' if part == 'train' else 'test'} {kind}. Looked for: "

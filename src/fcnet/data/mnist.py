@@ -12,18 +12,21 @@ import http.client
 import io
 import os
 import tempfile
+import time
+import urllib.error
 import urllib.request
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import Any
 
 import platformdirs
 
 from fcnet.data.arrays import DataSet
-from fcnet.data.idx import Kind, PartName, find_idx, read_idx_folder, read_some
+from fcnet.data.files import read_some, shown, what_is_at
+from fcnet.data.idx import Kind, PartName, find_idx, read_idx_folder
 from fcnet.errors import DownloadError, FileError
 
 MIRRORS = (
@@ -43,6 +46,8 @@ _DOWNLOAD_LIMIT = 1 << 24
 """Bytes of one compressed file; the largest has 9.9 million."""
 _TIMEOUT = 30.0
 """Seconds in which a mirror must answer."""
+_TIME_LIMIT = 1800.0
+"""Seconds in which it must have sent a whole file; one that sends a byte now and then would otherwise hold us forever."""
 _CHUNK = 1 << 16
 
 Advance = Callable[..., None]
@@ -84,7 +89,7 @@ def _named_folders() -> list[Path]:
     if not variable:
         return []
     folder = Path(variable)
-    if not folder.is_dir():
+    if what_is_at(folder) != "folder":
         raise FileError(
             f"The environment variable FCNET_DATA names {folder}, which is not a folder. Name the folder that holds "
             "the data sets, or unset it."
@@ -133,7 +138,7 @@ def _fetch(name: str, md5: str, size: int, folder: Path, advance: Advance) -> by
             _check(content, md5, size)
             return content
         except (OSError, ValueError, EOFError, zlib.error, http.client.HTTPException) as error:
-            reasons.append(f"  {url}: {error or type(error).__name__}")
+            reasons.append(f"  {url}: {shown(str(error)) or type(error).__name__}")
     raise DownloadError(
         f"MNIST could not be fetched: no mirror gave {name}.gz.\n"
         + "\n".join(reasons)
@@ -142,24 +147,34 @@ def _fetch(name: str, md5: str, size: int, folder: Path, advance: Advance) -> by
 
 
 def _receive(url: str, advance: Advance) -> bytes:
+    began = time.monotonic()
     with _open(url) as response:
         length = getattr(response, "length", None)
+        if length is not None and length > _DOWNLOAD_LIMIT:
+            raise ValueError(f"says that it sends more than {_DOWNLOAD_LIMIT} bytes, too many for this file")
         content = bytearray()
-        while chunk := response.read(_CHUNK):
+        while chunk := response.read1(_CHUNK):
             content += chunk
             if len(content) > _DOWNLOAD_LIMIT:
                 raise ValueError(f"sent more than {_DOWNLOAD_LIMIT} bytes, too many for this file")
+            if time.monotonic() - began > _TIME_LIMIT:
+                raise TimeoutError(f"sent only {len(content)} bytes in {_TIME_LIMIT:.0f} seconds")
             advance(completed=len(content), total=length)
     return bytes(content)
 
 
-def _open(url: str) -> IO[bytes]:
-    """The answer to a request, which must come by https also where the mirror sends us elsewhere."""
+class _HttpsAlone(urllib.request.HTTPRedirectHandler):
+    """Follows a mirror that sends us elsewhere by https alone; any other address is not even asked."""
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        if not newurl.startswith("https://"):
+            raise urllib.error.URLError(f"sends us to {shown(newurl)}, expected https")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _open(url: str) -> http.client.HTTPResponse:
     request = urllib.request.Request(url, headers={"User-Agent": "fcnet"})
-    response: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=_TIMEOUT)
-    if not response.url.startswith("https://"):
-        response.close()
-        raise ValueError(f"answered from {response.url}, expected https")
+    response: http.client.HTTPResponse = urllib.request.build_opener(_HttpsAlone).open(request, timeout=_TIMEOUT)
     return response
 
 
@@ -179,6 +194,8 @@ def _keep(content: bytes, path: Path) -> None:
         try:
             with os.fdopen(number, "wb") as file:
                 file.write(content)
+                file.flush()
+                os.fsync(file.fileno())  # else a power loss could leave an empty file under the final name
             partial.chmod(0o644)
             partial.replace(path)
         finally:

@@ -6,19 +6,18 @@ array's header claims must be the size of its place in the archive, and memory i
 
 from __future__ import annotations
 
-import io
-import math
-import warnings
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from fcnet.data.arrays import DataSet, Part, as_rows, check_finite
-from fcnet.data.idx import as_pixels, open_file, read_some
+from fcnet.data.arrays import DataSet, Part, as_rows, check_finite, count_classes
+from fcnet.data.files import decompressed_limit, open_file, read_some, shown
+from fcnet.data.idx import as_pixels
+from fcnet.data.npy import HEAD, read_header
 from fcnet.data.split import hold_out, split
 from fcnet.errors import FcnetError, FileError
 
@@ -34,8 +33,6 @@ _SUFFIXES = {
 _PLACES = {(field + suffix).lower(): (part, field) for suffix, part in _SUFFIXES.items() for field in _FIELDS}
 """Where an array belongs, by its name in lower case."""
 _EXPECTED = "X and y; or X_train and y_train, and perhaps X_validation, y_validation, X_test and y_test"
-_HEAD = 1 << 14
-"""Bytes in which an array's header must end; NumPy itself refuses headers of more than 10,000."""
 
 Found = dict[str, tuple[str, NDArray[Any]]]
 """The arrays of a part: by field, the name in the file and the array."""
@@ -79,11 +76,11 @@ def read_npz(path: str | Path, seed: int = 0) -> DataSet:
 
 def _read_arrays(path: Path) -> dict[str, Found]:
     """The arrays of each part, every part with its X and y."""
-    with open_file(path) as file, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # NumPy warns of headers that Python 2 wrote, and reads them
+    with open_file(path) as file:
         try:
             with zipfile.ZipFile(file) as archive:
                 members = _places(archive.infolist(), path)
+                _check_growth(members.values(), path)
                 found: dict[str, Found] = {}
                 for (part, field), member in members.items():
                     array = _read_array(archive, member, path)
@@ -92,7 +89,7 @@ def _read_arrays(path: Path) -> dict[str, Found]:
             raise
         except Exception as error:  # zipfile meets damage with errors of a dozen kinds
             raise FileError(
-                f"{path} is not a .npz file, or it is damaged: {type(error).__name__}: {error}. "
+                f"{path} is not a .npz file, or it is damaged: {type(error).__name__}: {shown(str(error))}. "
                 "Expected a file written by numpy.savez."
             ) from None
     return found
@@ -101,12 +98,12 @@ def _read_arrays(path: Path) -> dict[str, Found]:
 def _places(members: list[zipfile.ZipInfo], path: Path) -> dict[tuple[str, str], zipfile.ZipInfo]:
     """Which member holds which field of which part."""
     places: dict[tuple[str, str], zipfile.ZipInfo] = {}
-    listed = ", ".join(_name(member) for member in members[:12]) + (", ..." if len(members) > 12 else "")
+    listed = ", ".join(shown(_name(member)) for member in members[:12]) + (", ..." if len(members) > 12 else "")
     for member in members:
         place = _PLACES.get(_name(member).lower())
         if place is None:
             raise FileError(
-                f"{path} holds an array of the unknown name {_name(member)!r}. Found: {listed}. Expected: {_EXPECTED}; "
+                f"{path} holds an array of the unknown name {_name(member)[:200]!r}. Found: {listed}. Expected: {_EXPECTED}; "
                 "each perhaps with its sample_weight."
             )
         if place in places:
@@ -126,6 +123,17 @@ def _places(members: list[zipfile.ZipInfo], path: Path) -> dict[tuple[str, str],
     return places
 
 
+def _check_growth(members: Iterable[zipfile.ZipInfo], path: Path) -> None:
+    """Refuse what would fill the memory; an archive that lies about its sizes is found out as its bytes come."""
+    grown, limit = sum(member.file_size for member in members), decompressed_limit(path)
+    stored = all(member.compress_type == zipfile.ZIP_STORED for member in members)
+    if grown > limit and not stored:
+        raise FileError(
+            f"{path} grows to {grown} bytes, but fcnet decompresses a file of its size to {limit} at most. If you trust "
+            "it, save it uncompressed, with numpy.savez."
+        )
+
+
 def _name(member: zipfile.ZipInfo) -> str:
     return member.filename.removesuffix(".npy")
 
@@ -135,47 +143,21 @@ def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise FileError(f"{name} in {path} is compressed in a way that NumPy does not write. Save it with numpy.savez.")
     with archive.open(member) as stream:
-        head = io.BytesIO(read_some(stream, _HEAD))
-        shape, fortran_order, dtype = _read_header(head)
-        _check_dtype(dtype, name, path)
-        start, size = head.tell(), math.prod(shape) * dtype.itemsize
-        if start + size != member.file_size or min(shape, default=0) < 0:
+        head = read_some(stream, HEAD)
+        header = read_header(head, f"{name} in {path}")
+        if header.start + header.size != member.file_size:
             raise FileError(
-                f"{name} in {path} is damaged: its header says shape {shape} of {dtype}, {size} bytes, but the archive "
-                f"has {member.file_size - start} for it. Save the file again."
+                f"{name} in {path} is damaged: its header says shape {header.shape} of {header.dtype}, {header.size} "
+                f"bytes, but the archive has {member.file_size - header.start} for it. Save the file again."
             )
-        body = bytearray(head.read())
-        body += read_some(stream, size - len(body))
-    if len(body) != size:
+        body = head[header.start :]
+        body += read_some(stream, header.size - len(body))
+    if len(body) != header.size:
         raise FileError(
-            f"{name} in {path} is truncated: expected {size} bytes, found {len(body)}. Save the file again."
+            f"{name} in {path} is truncated: expected {header.size} bytes, found {len(body)}. Save the file again."
         )
-    array = np.frombuffer(body, dtype).reshape(shape, order="F" if fortran_order else "C")
-    return np.asarray(array, dtype.newbyteorder("="), order="C")
-
-
-def _read_header(head: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    version = npy.read_magic(head)
-    if version == (1, 0):
-        return npy.read_array_header_1_0(head)
-    if version == (2, 0):
-        return npy.read_array_header_2_0(head)
-    raise ValueError(f"a member is in the .npy format {version}; expected (1, 0) or (2, 0)")
-
-
-def _check_dtype(dtype: np.dtype[Any], name: str, path: Path) -> None:
-    if dtype.hasobject:
-        raise FileError(
-            f"{name} in {path} is an array of Python objects, which only pickle can read and which fcnet refuses: a "
-            "pickle can run code. Save it as an array of numbers."
-        )
-    if dtype.kind in "US":
-        raise FileError(
-            f"{name} in {path} is an array of text ({dtype}). Expected numbers: save integers in place of names, for "
-            "instance those of numpy.unique(y, return_inverse=True)."
-        )
-    if dtype.kind not in "fiub":
-        raise FileError(f"{name} in {path} is an array of {dtype}. Expected integers or real numbers.")
+    array = np.frombuffer(body, header.dtype).reshape(header.shape, order="F" if header.fortran_order else "C")
+    return np.asarray(array, header.dtype.newbyteorder("="), order="C")
 
 
 def _part(arrays: Found, pixels: bool, path: Path) -> Part:
@@ -242,7 +224,7 @@ def _check_alike(parts: dict[str, Part], found: dict[str, Found], path: Path) ->
                 )
     if first.kind == "values":
         return None
-    return max(int(part.y.max()) for part in parts.values()) + 1
+    return count_classes(parts.values(), str(path))
 
 
 def _width(shape: tuple[int, ...]) -> str:

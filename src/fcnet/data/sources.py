@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ from numpy.typing import NDArray
 from fcnet.data.arrays import DataSet, as_rows
 from fcnet.data.book import read_book_pickle
 from fcnet.data.digits import digits
+from fcnet.data.files import what_is_at
 from fcnet.data.idx import as_pixels, read_idx_folder
 from fcnet.data.mnist import mnist
+from fcnet.data.npy import map_npy
 from fcnet.data.npz import read_npz
-from fcnet.errors import FileError, InputError, did_you_mean
+from fcnet.errors import InputError, did_you_mean
 
 _NAMED = {"digits": digits, "mnist": mnist}
 _BOOK = (".pkl", ".pkl.gz", ".pickle", ".pickle.gz")
@@ -45,11 +48,8 @@ def load_data(source: str | Path, seed: int = 0) -> DataSet:
         raise InputError(f"A data source is a name or a path, got {what}. Expected {_ACCEPTED}.")
     path = Path(source)
     name = path.name.lower()
-    try:
-        is_folder, exists = path.is_dir(), path.exists()
-    except OSError as error:
-        raise FileError(f"{source!s:.200} cannot be reached: {error.strerror}.") from None
-    if is_folder:
+    found = what_is_at(path)
+    if found == "folder":
         return read_idx_folder(path)
     if name.endswith(".npz"):
         return read_npz(path, seed)
@@ -60,7 +60,7 @@ def load_data(source: str | Path, seed: int = 0) -> DataSet:
             f"{source} is a table, which is not read yet. Save its columns as arrays of numbers with "
             "numpy.savez('data.npz', X=X, y=y), and pass that file."
         )
-    if exists:
+    if found != "nothing":
         raise InputError(f"{source} is a file of an unknown kind. Expected {_ACCEPTED}.")
     raise InputError(
         f"There is no data set, file or folder {str(source)!r}.{did_you_mean(str(source), _NAMED)} "
@@ -80,12 +80,10 @@ def load_rows(source: str | Path, part: str = "test") -> NDArray[Any]:
     Raises:
         InputError, FileError, DownloadError: as ``load_data``.
     """
-    path = Path(source).expanduser()
-    if path.suffix.lower() != ".npy":
+    if not str(source).lower().endswith(".npy"):
         return load_data(source).part(part).X
-    try:
-        X = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise FileError(f"{path} cannot be read: {error}. Expected an array that numpy.save wrote.") from None
-    rows = as_rows(X, name=str(path))
+    path = Path(source)
+    with contextlib.suppress(RuntimeError):  # a user whom nobody knows: then it is the name of a file
+        path = path.expanduser()
+    rows = as_rows(map_npy(path), name=str(path))
     return as_pixels(rows) if rows.dtype == np.uint8 and rows.max() > 1 else rows
