@@ -6,11 +6,10 @@ many rows at once, side by side without padding; what is left is short sums alon
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from fcnet import costs
-from fcnet.engines.native.elementary import SOFTMAX, activate, exp, like, log1p, sigmoid
+from fcnet.engines.native.elementary import SOFTMAX, activate, exp, like, log, log1p, sigmoid
 from fcnet.engines.native.layout import A_AT, ACTIVATION, D_AT, N_OUT, OUT_PAD
 from fcnet.engines.native.vectors import jit
 
@@ -34,110 +33,120 @@ def judge(cost: int, line: Any, data: Any, batch: Any, first: int, last: int, sc
         batch: ``(n, 2)``, whose first column says which row of the data each row is.
         scale: what row weights are multiplied by in the errors.
         rows: where the batch lies.
-        room: ``(2, ROWS * n_out)`` to compute in.
+        room: ``(5, ROWS * n_out)`` to compute in.
         costs: ``(n,)``, where the cost of each row goes, without its weight.
     """
     n, pad, activation = line[N_OUT], line[OUT_PAD], line[ACTIVATION]
     zero, one = rows.dtype.type(0.0), rows.dtype.type(1.0)
     for start in range(first, last, ROWS):
         m = min(ROWS, last - start)
-        some, others = room[0, : m * n], room[1, : m * n]
+        some, others, more = room[0, : m * n], room[1, : m * n], room[2, : m * n]
+        sums, logs = room[3, :m], room[4, :m]
         for r in range(m):
-            at = line[A_AT] + (start + r) * pad
-            z, own = rows[at : at + n], some[r * n : (r + 1) * n]
+            at, i = line[A_AT] + (start + r) * pad, r * n
             top = zero
             if activation == SOFTMAX:
-                top = z[0]
+                top = rows[at]
                 for j in range(n):
-                    top = z[j] if z[j] > top else top
+                    top = rows[at + j] if rows[at + j] > top else top
             for j in range(n):
-                own[j] = z[j] - top
+                some[i + j] = rows[at + j] - top
         if activation == SOFTMAX:
             for i in range(m * n):
                 others[i] = exp(some[i])
+            for r in range(m):
+                total = zero
+                for i in range(r * n, (r + 1) * n):
+                    total += others[i] + (some[i] - some[i])  # NaN where an input is not finite
+                sums[r] = total
+            for r in range(m):
+                logs[r] = log(sums[r])
+                sums[r] = one / sums[r]
         elif cost == CROSS_ENTROPY:
             for i in range(m * n):
                 others[i] = log1p(exp(-abs(some[i])))
+            for i in range(m * n):
+                more[i] = sigmoid(some[i])
         else:
             activate(activation, some, others)
         for r in range(m):
-            row = batch[start + r, 0]
+            row, i = batch[start + r, 0], r * n
             at, d_at = line[A_AT] + (start + r) * pad, line[D_AT] + (start + r) * pad
-            x, e, a, d = (
-                some[r * n : (r + 1) * n],
-                others[r * n : (r + 1) * n],
-                rows[at : at + n],
-                rows[d_at : d_at + n],
-            )
-            if data.labels.shape[0]:
-                d[:] = zero
-                d[data.labels[row]] = one
-            else:
-                for j in range(n):
-                    d[j] = data.targets[row, j]
             share = like(zero, scale * data.weights[row])
+            if cost == LOG_LIKELIHOOD and data.labels.shape[0]:
+                costs[start + r] = logs[r] - some[i + data.labels[row]]
+                for j in range(n):
+                    a = others[i + j] * sums[r]
+                    rows[at + j], rows[d_at + j] = a, share * a
+                rows[d_at + data.labels[row]] -= share
+                continue
+            for j in range(n):
+                if data.labels.shape[0]:
+                    rows[d_at + j] = one if data.labels[row] == j else zero
+                else:
+                    rows[d_at + j] = data.targets[row, j]
             if cost == LOG_LIKELIHOOD:
-                costs[start + r] = _log_likelihood(n, x, e, a, d, share)
+                total = _log_likelihood(n, some, others, i, rows, at, d_at, share, sums[r], logs[r])
             elif cost == CROSS_ENTROPY:
-                costs[start + r] = _cross_entropy(n, x, e, a, d, share)
+                total = _cross_entropy(n, some, others, more, i, rows, at, d_at, share)
             elif activation == SOFTMAX:
-                costs[start + r] = _quadratic_of_softmax(n, x, e, a, d, share)
+                total = _quadratic_of_softmax(n, others, i, rows, at, d_at, share, sums[r])
             else:
-                costs[start + r] = _quadratic(n, x, e, a, d, share)
+                total = _quadratic(n, some, others, i, rows, at, d_at, share)
+            costs[start + r] = total
 
 
-# --- A row of n outputs: a becomes the outputs; d holds the targets, and becomes the error dC/dz times the row's share ---
+# --- A row of n outputs, at numbers i of ``x`` and ``e``. Its numbers from a on become the outputs; those from d on hold the
+# --- targets, and become the error dC/dz times the row's share.
 
 
 @jit()
-def _log_likelihood(n: int, x: Any, e: Any, a: Any, d: Any, share: Any) -> Any:
+def _log_likelihood(n: int, x: Any, e: Any, i: int, rows: Any, a: int, d: int, share: Any, inverse: Any, log_sum: Any) -> Any:  # fmt: skip
     """-sum_j y_j log a_j with a = softmax(z), x = z - max z and e = e^x; dC/dz_j = a_j * (sum_k y_k) - y_j."""
-    mass = total = sums = x.dtype.type(0.0)
+    mass = total = like(share, 0.0)
     for j in range(n):
-        mass += d[j]
-        total -= d[j] * x[j]
-        sums += e[j] + (x[j] - x[j])  # NaN where x is not finite
-    inverse = like(sums, 1.0) / sums
+        mass += rows[d + j]
+        total -= rows[d + j] * x[i + j]
     for j in range(n):
-        a[j] = e[j] * inverse
-        d[j] = share * (mass * a[j] - d[j])
-    return total + mass * like(sums, math.log(sums))
+        rows[a + j] = e[i + j] * inverse
+        rows[d + j] = share * (mass * rows[a + j] - rows[d + j])
+    return total + mass * log_sum
 
 
 @jit()
-def _cross_entropy(n: int, x: Any, e: Any, a: Any, d: Any, share: Any) -> Any:
-    """-sum_j [y_j log a_j + (1 - y_j) log(1 - a_j)], a = sigmoid(z), x = z, e = log(1 + e^-|z|); dC/dz_j = a_j - y_j."""
-    total = zero = x.dtype.type(0.0)
+def _cross_entropy(n: int, x: Any, e: Any, s: Any, i: int, rows: Any, a: int, d: int, share: Any) -> Any:
+    """-sum_j [y_j log a_j + (1 - y_j) log(1 - a_j)], s = a = sigmoid(z), x = z, e = log(1 + e^-|z|); dC/dz_j = a_j - y_j."""
+    total = zero = like(share, 0.0)
     for j in range(n):
-        total += (x[j] if x[j] > zero else zero) - x[j] * d[j] + e[j]
-        a[j] = sigmoid(x[j])
-        d[j] = share * (a[j] - d[j])
+        z = x[i + j]
+        total += (z if z > zero else zero) - z * rows[d + j] + e[i + j]
+        rows[d + j] = share * (s[i + j] - rows[d + j])
+        rows[a + j] = s[i + j]
     return total
 
 
 @jit()
-def _quadratic_of_softmax(n: int, x: Any, e: Any, a: Any, d: Any, share: Any) -> Any:
-    """0.5 * sum_j g_j^2, g = a - y, a = softmax(z), x = z - max z and e = e^x; dC/dz_j = a_j * (g_j - sum_k a_k g_k)."""
-    total = sums = dot = x.dtype.type(0.0)
+def _quadratic_of_softmax(n: int, e: Any, i: int, rows: Any, a: int, d: int, share: Any, inverse: Any) -> Any:
+    """0.5 * sum_j g_j^2, g = a - y, a = softmax(z), e = e^(z - max z); dC/dz_j = a_j * (g_j - sum_k a_k g_k)."""
+    total = dot = like(share, 0.0)
     for j in range(n):
-        sums += e[j] + (x[j] - x[j])
-    for j in range(n):
-        a[j] = e[j] / sums
-        d[j] = a[j] - d[j]
-        total += like(sums, 0.5) * d[j] * d[j]
-        dot += d[j] * a[j]
-    for j in range(n):
-        d[j] = share * a[j] * (d[j] - dot)
-    return total
-
-
-@jit()
-def _quadratic(n: int, x: Any, f: Any, a: Any, d: Any, share: Any) -> Any:
-    """0.5 * sum_j (a_j - y_j)^2, x being a and f its derivatives; dC/dz_j = (a_j - y_j) * f_j."""
-    total = x.dtype.type(0.0)
-    for j in range(n):
-        g = x[j] - d[j]
+        rows[a + j] = e[i + j] * inverse
+        g = rows[a + j] - rows[d + j]
+        rows[d + j] = g
         total += like(total, 0.5) * g * g
-        a[j] = x[j]
-        d[j] = share * g * f[j]
+        dot += g * rows[a + j]
+    for j in range(n):
+        rows[d + j] = share * rows[a + j] * (rows[d + j] - dot)
+    return total
+
+
+@jit()
+def _quadratic(n: int, x: Any, f: Any, i: int, rows: Any, a: int, d: int, share: Any) -> Any:
+    """0.5 * sum_j (a_j - y_j)^2, x being a and f its derivatives; dC/dz_j = (a_j - y_j) * f_j."""
+    total = like(share, 0.0)
+    for j in range(n):
+        rows[a + j] = x[i + j]
+        g = x[i + j] - rows[d + j]
+        total += like(total, 0.5) * g * g
+        rows[d + j] = share * g * f[i + j]
     return total

@@ -14,7 +14,7 @@ from numba import types
 from numba.extending import overload
 
 from fcnet import activations
-from fcnet.engines.native.vectors import jit, power_of_two
+from fcnet.engines.native.vectors import jit, power_of_two, split_power
 
 SIGMOID, TANH, RELU, LEAKY_RELU, ELU, SELU, GELU, SILU, MISH, SOFTPLUS, LINEAR, SOFTMAX = range(12)
 """Codes of the activations."""
@@ -117,6 +117,28 @@ def log1p(x: Any) -> Any:
     p = p * square + like(x, 1.0 / 3.0)
     p = p * square + like(x, 1.0 / 1.0)
     return like(x, 2.0) * s * p
+
+
+@jit(fastmath={"contract"})
+def log(x: Any) -> Any:
+    """log(x) for x >= 1, NaN where x is not finite: the power of two, and twice the series of artanh(s) at s = (m - 1) / (m + 1)."""
+    e, m = split_power(x)  # type: ignore[var-annotated]
+    one = like(x, 1.0)
+    s = (m - one) / (m + one)
+    square = s * s
+    p = like(x, 1.0 / 23.0)
+    p = p * square + like(x, 1.0 / 21.0)
+    p = p * square + like(x, 1.0 / 19.0)
+    p = p * square + like(x, 1.0 / 17.0)
+    p = p * square + like(x, 1.0 / 15.0)
+    p = p * square + like(x, 1.0 / 13.0)
+    p = p * square + like(x, 1.0 / 11.0)
+    p = p * square + like(x, 1.0 / 9.0)
+    p = p * square + like(x, 1.0 / 7.0)
+    p = p * square + like(x, 1.0 / 5.0)
+    p = p * square + like(x, 1.0 / 3.0)
+    p = p * square + like(x, 1.0 / 1.0)
+    return e * like(x, 0.6931471805599453) + (like(x, 2.0) * s * p + (x - x))
 
 
 @jit()

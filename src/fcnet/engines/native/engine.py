@@ -321,7 +321,7 @@ def _work(layout: Layout, dtype: str, data: NativeData) -> Work:
         turned=zeros((n_threads, TURNED_NUMBERS if len(layout.lines) > 2 else 0), dtype),
         gradient=zeros(first[N_IN] * first[OUT_PAD] if data.sparse else 0, dtype),
         groups=zeros((0, layout.n_parameters), dtype),
-        outcomes=zeros((n_threads, 2, ROWS * layout.lines[-1, N_OUT]), dtype),
+        outcomes=zeros((n_threads, 5, ROWS * layout.lines[-1, N_OUT]), dtype),
         costs=zeros(layout.height, "float64"),
         barrier=zeros(8, "int64"),
     )

@@ -234,7 +234,7 @@ def outputs(layout: Any, n_row_numbers: int, height: int, parameters: Any, X: An
         np.empty((1, 0), parameters.dtype),
         rows[:0],
         np.empty((0, 0), parameters.dtype),
-        np.empty((1, 2, 0), parameters.dtype),
+        np.empty((1, 5, 0), parameters.dtype),
         np.zeros(0),
         np.zeros(0, np.int64),
     )

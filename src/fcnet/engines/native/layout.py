@@ -64,7 +64,7 @@ class Work(NamedTuple):
     groups: NDArray[
         Any
     ]  # (n_groups, n_parameters): gradients of a batch's parts, where rows are shared out so; else no groups
-    outcomes: NDArray[Any]  # (n_threads, 2, ROWS * n_out): see ``costs.judge``
+    outcomes: NDArray[Any]  # (n_threads, 5, ROWS * n_out): see ``costs.judge``
     costs: NDArray[np.float64]  # (batch,): the cost of each row
     barrier: NDArray[np.int64]  # how often a thread has arrived
 

@@ -21,7 +21,7 @@ from fcnet.engines.native.layout import (
     W_AT,
 )
 from fcnet.engines.native.matrices import ONE, ZERO, add_lines, list_nonzeros, multiply_nn, multiply_nt
-from fcnet.engines.native.vectors import fill_rows, jit
+from fcnet.engines.native.vectors import VECTOR_BYTES, fill_rows, jit, turn_block
 
 
 @jit()
@@ -103,12 +103,7 @@ def backward(layout: Any, parameters: Any, rows: Any, turned: Any, first: int, l
         elif (
             out_pad * in_pad <= turned.shape[0] and line[N_OUT] < 2 * m
         ):  # turning them costs less than sums across vectors
-            w = parameters[line[W_AT] : line[W_AT] + line[N_IN] * out_pad].reshape(line[N_IN], out_pad)
-            w_turned = turned[: out_pad * in_pad].reshape(out_pad, in_pad)
-            w_turned[:, line[N_IN] :] = 0.0
-            for k in range(w.shape[0]):
-                for j in range(w.shape[1]):
-                    w_turned[j, k] = w[k, j]
+            _turn(line[N_IN], out_pad, parameters, line[W_AT], turned, in_pad)
             multiply_nn(m, in_pad, line[N_OUT], rows, d_at, out_pad, ONE, turned, ZERO, in_pad, rows, e_at, in_pad)
         else:
             multiply_nt(m, line[N_IN], out_pad, rows, d_at, out_pad, parameters, line[W_AT], out_pad, rows, e_at, in_pad)  # fmt: skip
@@ -116,3 +111,17 @@ def backward(layout: Any, parameters: Any, rows: Any, turned: Any, first: int, l
         e, f = rows[e_at : e_at + m * in_pad], rows[f_at : f_at + m * in_pad]
         for j in range(m * in_pad):
             e[j] *= f[j]
+
+
+@jit()
+def _turn(n_in: int, out_pad: int, w: Any, w_at: int, turned: Any, in_pad: int) -> None:
+    """A layer's weights turned, ``(out_pad, in_pad)``; what lies beyond the last input is zero."""
+    lanes = VECTOR_BYTES // w.itemsize
+    i = ZERO
+    while i + lanes <= n_in:
+        for j in range(0, out_pad, lanes):
+            turn_block(w, w_at + i * out_pad + j, out_pad, turned, j * in_pad + i, in_pad)
+        i += lanes
+    for j in range(out_pad):
+        for k in range(i, in_pad):
+            turned[j * in_pad + k] = w[w_at + k * out_pad + j] if k < n_in else w.dtype.type(0.0)

@@ -353,6 +353,54 @@ def power_of_two(typing: Any, exponent: Any, like: Any) -> Any:
 
 
 @intrinsic
+def split_power(typing: Any, x: Any) -> Any:
+    """(e, m) with x = 2**e * m and m in [2/3, 4/3), in the type of x, for a positive normal number; of others nothing useful."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        number = context.get_data_type(signature.args[0])
+        single = signature.args[0] == types.float32
+        integer = ir.IntType(32 if single else 64)
+        shift, least = (23, 0x3F2AAAAB) if single else (52, 0x3FE5555555555555)
+        bits = builder.bitcast(args[0], integer)
+        e = builder.ashr(builder.sub(bits, ir.Constant(integer, least)), ir.Constant(integer, shift))
+        m = builder.bitcast(builder.sub(bits, builder.shl(e, ir.Constant(integer, shift))), number)
+        return context.make_tuple(builder, signature.return_type, [builder.sitofp(e, number), m])
+
+    return types.UniTuple(x, 2)(x), generate
+
+
+@intrinsic
+def turn_block(typing: Any, source: Any, source_at: Any, source_row: Any, target: Any, target_at: Any, target_row: Any) -> Any:  # fmt: skip
+    """A block of as many rows as a vector has numbers, turned: target[j, i] = source[i, j], by exchanges between pairs of rows."""
+    i8 = types.int64
+    signature = types.void(source, i8, i8, target, i8, i8)
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        source, source_at, source_row, target, target_at, target_row = args
+        code = _Code(context, builder, signature.args[0])
+        lanes = code.lanes
+        source = code.pointer(signature.args[0], source, source_at)
+        target = code.pointer(signature.args[3], target, target_at)
+        rows = [code.load(code.at(source, (source_row, i))) for i in range(lanes)]
+        step = 1
+        while step < lanes:
+            # Of each pair of rows, every second run of ``step`` numbers changes places.
+            upper = [k + lanes - step if k & step else k for k in range(lanes)]
+            lower = [k + lanes if k & step else k + step for k in range(lanes)]
+            masks = [ir.Constant(ir.VectorType(ir.IntType(32), lanes), mask) for mask in (upper, lower)]
+            for i in range(lanes):
+                if not i & step:
+                    pair = rows[i], rows[i + step]
+                    rows[i], rows[i + step] = (builder.shuffle_vector(*pair, mask) for mask in masks)
+            step *= 2
+        for i in range(lanes):
+            code.store(rows[i], code.at(target, (target_row, i)))
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
 def arrive(typing: Any, counter: Any) -> Any:
     """Add one to ``counter[0]``, atomically; every write before it is seen by who reads the counter."""
 
