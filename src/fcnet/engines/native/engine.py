@@ -25,7 +25,7 @@ from fcnet.engines.contract import Metrics, Placement, Plan, Program, Report, Tr
 from fcnet.engines.native import kernels
 from fcnet.engines.native.costs import COSTS, ROWS
 from fcnet.engines.native.elementary import ACTIVATIONS
-from fcnet.engines.native.layout import IN_PAD, N_IN, N_OUT, OUT_PAD, Layout, Tables, Work, zeros
+from fcnet.engines.native.layout import IN_PAD, N_IN, N_OUT, OUT_PAD, ROOM, Layout, Tables, Work, zeros
 from fcnet.engines.native.rows import NativeData, density, for_threads, read_rows
 from fcnet.engines.native.updates import GRADIENT, RULES, TILE_NUMBERS
 from fcnet.layers import FullyConnectedLayer, SoftmaxLayer
@@ -199,16 +199,26 @@ class NativeEngine:
         if layout is None:
             layout = run.forward_layouts[height] = Layout.of(program.model, program.dtype, height)
         n_threads = 1 if n_rows <= BLOCK else min(_available_threads(run.placement), -(-n_rows // BLOCK))
-        answers = np.empty((len(run.parameters), n_rows, program.model.n_out), program.dtype)
-        at_a_time = max(1, FORWARD_NUMBERS // program.model.n_in)
+        dtype = run.parameters[0].dtype
+        answers = np.empty((len(run.parameters), n_rows, program.model.n_out), dtype)
+        at_a_time = n_rows if n_rows <= BLOCK else max(1, FORWARD_NUMBERS // program.model.n_in)
         for start in range(0, n_rows, at_a_time):
             some = X[start : start + at_a_time]
-            rows = np.ascontiguousarray(some.toarray() if is_sparse(some) else some, program.dtype)
-            for parameters, answer in zip(run.parameters, answers[:, start : start + at_a_time], strict=True):
+            rows = np.ascontiguousarray(some.toarray() if is_sparse(some) else some, dtype)
+            for member, parameters in enumerate(run.parameters):
+                own = answers[member, start : start + at_a_time]
                 work = functools.partial(
-                    kernels.outputs, layout.lines, layout.n_row_numbers, height, parameters, rows, run.gain, answer
+                    kernels.outputs,
+                    layout.lines,
+                    layout.n_row_numbers,
+                    height,
+                    parameters,
+                    rows,
+                    run.gain,
+                    own,
+                    n_threads,
                 )
-                _in_threads(n_threads, lambda thread, work=work: work(thread, n_threads))  # type: ignore[misc]
+                _in_threads(n_threads, work)
         return answers[0] if program.members is None else answers
 
     def cost_and_gradient(self, run: Run, data: NativeData, l2: float = 0.0) -> tuple[float, dict[str, NDArray[Any]]]:
@@ -316,8 +326,8 @@ def _work(layout: Layout, dtype: str, data: NativeData) -> Work:
     return Work(
         rows=zeros(layout.n_row_numbers, dtype),
         lines=zeros((n_threads, max(6 * widest, TILE_NUMBERS)), dtype),
-        values=zeros((n_threads, widest), dtype),
-        columns=zeros((n_threads, widest), "int32"),
+        values=zeros((n_threads, widest + ROOM), dtype),
+        columns=zeros((n_threads, widest + ROOM), "int32"),
         turned=zeros((n_threads, TURNED_NUMBERS if len(layout.lines) > 2 else 0), dtype),
         gradient=zeros(first[N_IN] * first[OUT_PAD] if data.sparse else 0, dtype),
         groups=zeros((0, layout.n_parameters), dtype),
@@ -367,6 +377,9 @@ def _sharing(model: Model, height: int, data: NativeData) -> _Sharing:
 
 def _in_threads(n_threads: int, work: Callable[[int], None]) -> None:
     """Call ``work(0)`` here and ``work(1)`` and so on in threads of their own, all at the same time."""
+    if n_threads == 1:
+        work(0)
+        return
     others = [threading.Thread(target=work, args=(thread,)) for thread in range(1, n_threads)]
     for other in others:
         other.start()

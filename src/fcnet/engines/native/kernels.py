@@ -23,6 +23,7 @@ from fcnet.engines.native.layout import (
     N_IN,
     N_OUT,
     OUT_PAD,
+    ROOM,
     W_AT,
     Data,
     Work,
@@ -220,12 +221,12 @@ def _put_back(line: Any, first: int, last: int, thread: int, own: Any, whole: An
 
 
 @jit()
-def outputs(layout: Any, n_row_numbers: int, height: int, parameters: Any, X: Any, gain: Any, answers: Any, thread: int, n_threads: int) -> None:  # fmt: skip
+def outputs(layout: Any, n_row_numbers: int, height: int, parameters: Any, X: Any, gain: Any, answers: Any, n_threads: int, thread: int) -> None:  # fmt: skip
     """The network's outputs for dense rows, ``height`` of them at a time, by one of n_threads threads."""
     layers, n_in = layout.shape[0], X.shape[1]
     thresholds, keys = np.zeros(layers, np.uint32), np.zeros((layers, 2), np.uint32)
     rows = np.zeros(n_row_numbers, parameters.dtype)
-    shape = (1, np.max(layout[:, N_IN]))
+    shape = (1, np.max(layout[:, N_IN]) + ROOM)
     work = Work(
         rows,
         np.empty(shape, parameters.dtype),
@@ -238,7 +239,7 @@ def outputs(layout: Any, n_row_numbers: int, height: int, parameters: Any, X: An
         np.zeros(0),
         np.zeros(0, np.int64),
     )
-    values, columns = np.empty(height * n_in, parameters.dtype), np.empty(height * n_in, np.int32)
+    values, columns = np.empty(height * n_in + ROOM, parameters.dtype), np.empty(height * n_in + ROOM, np.int32)
     splits = np.empty((height + 1, 2), np.int64)
     labels, targets, weights = np.zeros(0, np.int32), np.zeros((0, 1), parameters.dtype), np.zeros(0)
     batch = np.empty((height, 2), np.int64)

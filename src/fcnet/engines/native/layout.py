@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnet.engines.native.elementary import ACTIVATIONS
-from fcnet.engines.native.vectors import padded
+from fcnet.engines.native.vectors import VECTOR_BYTES, padded
 from fcnet.model import Model, biases_name, weights_name
 
 # Columns of ``layout``, a line for each layer.
@@ -24,6 +24,8 @@ FIELDS = 13
 
 TRANSPOSED_BELOW = 32
 """A layer after the first with fewer outputs keeps its weights transposed, so that vectors run along its inputs."""
+ROOM = VECTOR_BYTES // 4
+"""Room for one vector more, beyond a list of nonzero numbers."""
 CACHE_LINE = 64
 """Bytes that a processor's core fetches and owns together."""
 

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 
 from fcnet.engines.native.vectors import (
+    HAS_COMPRESS,
     SPARSE_VECTORS,
     TILE_VECTORS,
     VECTOR_BYTES,
     blend,
+    compress,
     gather,
     jit,
     scatter,
@@ -162,9 +164,14 @@ def change_lines(values: Any, columns: Any, start: int, stop: int, factor: Any, 
 
 @jit()
 def list_nonzeros(x: Any, values: Any, columns: Any, p: int) -> int:
-    """The nonzero numbers of x and their columns, written from p on, where there is room for all; where they end."""
-    for j in range(x.shape[0]):
-        values[p] = x[j]
-        columns[p] = j
-        p += x[j] != 0
+    """The nonzero numbers of x and their columns, from p on, where there is room for all and a vector more; where they end."""
+    j = ZERO
+    if HAS_COMPRESS:
+        lanes = VECTOR_BYTES // x.itemsize
+        j = x.shape[0] // lanes * lanes
+        p = compress(x, j, values, columns, p)
+    for k in range(j, x.shape[0]):
+        values[p] = x[k]
+        columns[p] = k
+        p += x[k] != 0
     return p

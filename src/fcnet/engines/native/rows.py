@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnet.data.arrays import Part, Rows, TargetKind, is_sparse
-from fcnet.engines.native.layout import Data
+from fcnet.engines.native.layout import ROOM, Data
+from fcnet.engines.native.matrices import list_nonzeros
 from fcnet.engines.native.vectors import jit
 
 SPARSE_BELOW = 0.3
@@ -62,8 +63,9 @@ def _rows(X: Rows, dtype: str, n_threads: int, dropped: bool) -> tuple[NDArray[A
             return dense, *none
         starts = np.zeros(len(dense) + 1, np.int64)
         np.cumsum(np.count_nonzero(dense, axis=1), out=starts[1:])
-        values, columns = np.empty(starts[-1], dtype), np.empty(starts[-1], np.int32)
+        values, columns = np.empty(starts[-1] + ROOM, dtype), np.empty(starts[-1] + ROOM, np.int32)
         nonzero_lists(dense, starts, values, columns)
+        values, columns = values[:-ROOM], columns[:-ROOM]
     return np.zeros((0, 1), dtype), values, columns, _splits(columns, starts, X.shape[1], n_threads)
 
 
@@ -100,12 +102,7 @@ def density(data: NativeData) -> float:
 def nonzero_lists(dense: Any, starts: Any, values: Any, columns: Any) -> None:
     """Fill the lists of nonzero numbers of dense rows, each row's from its start on."""
     for r in range(dense.shape[0]):
-        p = starts[r]
-        for j in range(dense.shape[1]):
-            if dense[r, j] != 0:
-                values[p] = dense[r, j]
-                columns[p] = j
-                p += 1
+        list_nonzeros(dense[r], values, columns, starts[r])
 
 
 @jit()

@@ -21,6 +21,8 @@ from numba.extending import intrinsic
 _FEATURES = llvmlite.binding.get_host_cpu_features()
 VECTOR_BYTES = 64 if _FEATURES.get("avx512f") else 32
 """Bytes in a vector: 16 float32 numbers with AVX-512, 8 without."""
+HAS_COMPRESS = VECTOR_BYTES == 64 and bool(_FEATURES.get("avx512vl"))
+"""Whether one instruction moves chosen numbers of a vector together."""
 TILE_ROWS = 6
 """Rows of a matrix tile: with TILE_VECTORS of 4 (or 2) they fill 24 of 32 (12 of 16) registers."""
 TILE_VECTORS = 4 if VECTOR_BYTES == 64 else 2
@@ -329,6 +331,51 @@ def fill_rows(typing: Any, m: Any, n: Any, row: Any, row_at: Any, c: Any, c_at: 
 
         code.loop(zero, m, 1, [], line)
         return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
+def compress(typing: Any, x: Any, n: Any, values: Any, columns: Any, p: Any) -> Any:
+    """The nonzero numbers of x[:n], n of whole vectors, and their columns, from p on; where they end.
+
+    A whole vector is written each time: beyond the end there must be room for one more. Needs ``HAS_COMPRESS``.
+    """
+    i8 = types.int64
+    signature = i8(x, i8, values, columns, i8)
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        x, n, values, columns, p = args
+        code, zero = _Code(context, builder, signature.args[0]), ir.Constant(_INT, 0)
+        lanes, i4 = code.lanes, ir.IntType(32)
+        x, values, columns = (
+            code.pointer(signature.args[i], array, zero) for i, array in ((0, x), (2, values), (3, columns))
+        )
+        column_vector, bits = ir.VectorType(i4, lanes), ir.VectorType(ir.IntType(1), lanes)
+
+        def move_together(vector: Any, kind: str, chosen: Any) -> Any:
+            name = f"llvm.x86.avx512.mask.compress.v{lanes}{kind}"
+            function = cgutils.get_or_insert_function(
+                builder.module, ir.FunctionType(vector.type, [vector.type, vector.type, bits]), name
+            )
+            return builder.call(function, [vector, ir.Constant(vector.type, None), chosen])
+
+        def body(i: Any, carried: Sequence[Any]) -> list[Any]:
+            (end,) = carried
+            vector = code.load(code.at(x, i))
+            chosen = builder.fcmp_unordered("!=", vector, code.zero)
+            first = builder.insert_element(ir.Constant(column_vector, None), builder.trunc(i, i4), ir.Constant(i4, 0))
+            numbers = builder.add(
+                builder.shuffle_vector(first, first, ir.Constant(column_vector, None)),
+                ir.Constant(column_vector, list(range(lanes))),
+            )
+            code.store(move_together(vector, f"f{code.size * 8}", chosen), code.at(values, end))
+            place = builder.bitcast(code.at(columns, end), column_vector.as_pointer())
+            builder.store(move_together(numbers, "i32", chosen), place, align=4)
+            mask = builder.bitcast(chosen, ir.IntType(lanes))
+            return [builder.add(end, builder.zext(builder.ctpop(mask), _INT))]
+
+        return code.loop(zero, n, lanes, [p], body)[0]
 
     return signature, generate
 
