@@ -184,7 +184,7 @@ def advance_by_units(layout: Any, parameters: Any, slots: Any, data: Any, tables
         backward(layout, mine, rows, work.turned[0], ZERO, n)
         learn_lines(layout, ONE, mine, my_slots, data, work, batch, n, ZERO, ONE, rule, c, l2)
         gradient_of_biases(line, rows, ZERO, n, f[:out_pad])
-        update(rule, mine[b_at : b_at + out_pad], f[:out_pad], my_slots, b_at, c, none, False)
+        update(rule, mine[b_at : b_at + out_pad], f[:out_pad], my_slots, b_at, c, none, ZERO)
         learn_sparse(w_at, width, line[D_AT] + first, out_pad, ZERO, data.splits.shape[1] - 1, mine, my_slots, data, work, batch, n, rule, c, l2)  # fmt: skip
     _put_back(line, first, last, thread, mine, parameters)
     for k in range(slots.shape[0]):
@@ -205,8 +205,10 @@ def _take_out(line: Any, first: int, last: int, whole: Any, own: Any) -> None:
     """Some units' weights, in lines of their own, and all that follows the first layer's weights."""
     at, out_pad, width = line[W_AT], line[OUT_PAD], last - first
     for i in range(line[N_IN]):
-        own[at + i * width : at + (i + 1) * width] = whole[at + i * out_pad + first : at + i * out_pad + last]
-    own[line[B_AT] :] = whole[line[B_AT] :]
+        for j in range(width):
+            own[at + i * width + j] = whole[at + i * out_pad + first + j]
+    for j in range(line[B_AT], whole.shape[0]):
+        own[j] = whole[j]
 
 
 @jit()
@@ -214,10 +216,13 @@ def _put_back(line: Any, first: int, last: int, thread: int, own: Any, whole: An
     """Some units' weights and biases back into whole lines, and by thread 0 the later layers."""
     at, b_at, out_pad, width = line[W_AT], line[B_AT], line[OUT_PAD], last - first
     for i in range(line[N_IN]):
-        whole[at + i * out_pad + first : at + i * out_pad + last] = own[at + i * width : at + (i + 1) * width]
-    whole[b_at + first : b_at + last] = own[b_at + first : b_at + last]
+        for j in range(width):
+            whole[at + i * out_pad + first + j] = own[at + i * width + j]
+    for j in range(b_at + first, b_at + last):
+        whole[j] = own[j]
     if thread == 0:
-        whole[b_at + out_pad :] = own[b_at + out_pad :]
+        for j in range(b_at + out_pad, whole.shape[0]):
+            whole[j] = own[j]
 
 
 @jit()
@@ -226,7 +231,10 @@ def outputs(layout: Any, n_row_numbers: int, height: int, parameters: Any, X: An
     layers, n_in = layout.shape[0], X.shape[1]
     thresholds, keys = np.zeros(layers, np.uint32), np.zeros((layers, 2), np.uint32)
     rows = np.zeros(n_row_numbers, parameters.dtype)
-    shape = (1, np.max(layout[:, N_IN]) + ROOM)
+    widest = ZERO
+    for layer in range(layers):
+        widest = max(widest, layout[layer, N_IN])
+    shape = (1, widest + ROOM)
     work = Work(
         rows,
         np.empty(shape, parameters.dtype),
@@ -243,7 +251,8 @@ def outputs(layout: Any, n_row_numbers: int, height: int, parameters: Any, X: An
     splits = np.empty((height + 1, 2), np.int64)
     labels, targets, weights = np.zeros(0, np.int32), np.zeros((0, 1), parameters.dtype), np.zeros(0)
     batch = np.empty((height, 2), np.int64)
-    batch[:, 0] = np.arange(height)
+    for r in range(height):
+        batch[r, 0] = r
     line = layout[layers - 1]
     for start in range(thread * height, X.shape[0], n_threads * height):
         block = X[start : start + height]
@@ -265,7 +274,8 @@ def outputs(layout: Any, n_row_numbers: int, height: int, parameters: Any, X: An
                 softmax(z)
             else:
                 activate(line[ACTIVATION], z, rows[f_at : f_at + line[N_OUT]])
-            answers[start + r] = z
+            for j in range(line[N_OUT]):
+                answers[start + r, j] = z[j]
 
 
 @jit()

@@ -30,7 +30,7 @@ DEPTH = 1024
 
 
 @jit()
-def _lines_nn(m: int, wide: bool, k: int, a: Any, a_at: int, a_row: int, a_step: int, b: Any, b_at: int, b_row: int, c: Any, c_at: int, c_row: int) -> None:  # fmt: skip
+def _lines_nn(m: int, wide: int, k: int, a: Any, a_at: int, a_row: int, a_step: int, b: Any, b_at: int, b_row: int, c: Any, c_at: int, c_row: int) -> None:  # fmt: skip
     """All rows of C, for some columns: a wide tile's or one vector's."""
     i = ZERO
     if wide:
@@ -64,10 +64,10 @@ def multiply_nn(m: int, n: int, k: int, a: Any, a_at: int, a_row: int, a_step: i
         a_here, b_here = a_at + done * a_step, b_at + done * b_row
         j = 0
         while j + TILE_VECTORS * lanes <= n:
-            _lines_nn(m, True, depth, a, a_here, a_row, a_step, b, b_here + j, b_row, c, c_at + j, c_row)
+            _lines_nn(m, ONE, depth, a, a_here, a_row, a_step, b, b_here + j, b_row, c, c_at + j, c_row)
             j += TILE_VECTORS * lanes
         while j < n:
-            _lines_nn(m, False, depth, a, a_here, a_row, a_step, b, b_here + j, b_row, c, c_at + j, c_row)
+            _lines_nn(m, ZERO, depth, a, a_here, a_row, a_step, b, b_here + j, b_row, c, c_at + j, c_row)
             j += lanes
 
 

@@ -24,7 +24,7 @@ TILE_NUMBERS = 4096
 
 
 @jit(fastmath=False)  # each number is rounded alike, whichever part of a vector loop does it
-def update(rule: int, w: Any, g: Any, slots: Any, at: int, c: Any, l2: Any, decays: bool) -> None:
+def update(rule: int, w: Any, g: Any, slots: Any, at: int, c: Any, l2: Any, decays: int) -> None:
     """The update rules of ``fcnet.optimizers``, on a run of numbers; ``slots`` is ``(n_slots, all)``, the run's part at ``at``."""
     n = w.shape[0]
     if rule == SGD:
@@ -114,7 +114,7 @@ def learn_lines(layout: Any, start: int, parameters: Any, slots: Any, data: Any,
             at, end = line[B_AT], line[B_AT] + line[OUT_PAD]
             g = scratch[: end - at]
             gradient_of_biases(line, rows, ZERO, n, g)
-            update(rule, parameters[at:end], g, slots, at, c, none, False)
+            update(rule, parameters[at:end], g, slots, at, c, none, ZERO)
         if layer == 0 and data.dense.shape[0] == 0 and not line[HAS_DROPOUT]:
             learn_sparse(line[W_AT], line[OUT_PAD], line[D_AT], line[OUT_PAD], thread, thread + 1, parameters, slots, data, work, batch, n, rule, c, l2)  # fmt: skip
             continue
@@ -126,7 +126,7 @@ def learn_lines(layout: Any, start: int, parameters: Any, slots: Any, data: Any,
             at, end = line[W_AT] + i * width, line[W_AT] + (i + m) * width
             g = scratch[: end - at]
             _of_lines(line, rows, ZERO, n, i, m, g, ZERO)
-            update(rule, parameters[at:end], g, slots, at, c, l2, True)
+            update(rule, parameters[at:end], g, slots, at, c, l2, ONE)
 
 
 @jit()
@@ -150,7 +150,7 @@ def learn_sparse(w_at: int, width: int, d_at: int, d_row: int, first: int, last:
         p, q = data.splits[batch[r, 0], first], data.splits[batch[r, 0], last]
         change_lines(data.values, data.columns, p, q, factor, work.rows, d_at + r * d_row, into, into_at, width)
     if not direct:
-        update(rule, w, into[begin:end], slots, at, c, l2, True)
+        update(rule, w, into[begin:end], slots, at, c, l2, ONE)
 
 
 @jit()
@@ -163,7 +163,7 @@ def learn_from_groups(layout: Any, parameters: Any, slots: Any, groups: Any, scr
             at, end = line[B_AT], line[B_AT] + line[OUT_PAD]
             g = scratch[: end - at]
             _sum(groups, at, end, g)
-            update(rule, parameters[at:end], g, slots, at, c, none, False)
+            update(rule, parameters[at:end], g, slots, at, c, none, ZERO)
         n_lines, width = _n_lines(line), _width(line)
         first, last = n_lines * thread // n_threads, n_lines * (thread + 1) // n_threads
         some = max(1, TILE_NUMBERS // width)
@@ -171,14 +171,14 @@ def learn_from_groups(layout: Any, parameters: Any, slots: Any, groups: Any, scr
             at, end = line[W_AT] + i * width, line[W_AT] + min(last, i + some) * width
             g = scratch[: end - at]
             _sum(groups, at, end, g)
-            update(rule, parameters[at:end], g, slots, at, c, l2, True)
+            update(rule, parameters[at:end], g, slots, at, c, l2, ONE)
 
 
 @jit()
 def _sum(groups: Any, at: int, end: int, g: Any) -> None:
     """The groups' gradients in one order, whoever adds them up."""
-    g[:] = groups[0, at:end]
+    for j in range(end - at):
+        g[j] = groups[0, at + j]
     for k in range(1, groups.shape[0]):
-        other = groups[k, at:end]
         for j in range(end - at):
-            g[j] += other[j]
+            g[j] += groups[k, at + j]
