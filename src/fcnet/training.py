@@ -147,7 +147,10 @@ def train(
     task: Task = "regression" if accuracy_rule(program, parts.train.kind) is None else "classification"
     monitor = _check_monitor(monitor, early_stopping, parts.validation, task)
 
-    steps = _Steps(parts.train.n_rows, mini_batch_size, shuffle, drop_last, seed, epochs, l2, model, optimizer)
+    n_rows = parts.train.n_rows
+    order = seeded_order(seed, n_rows) if shuffle else same_order(n_rows)
+    penalty = penalty_per_mini_batches(l2, n_rows // mini_batch_size)
+    steps = Steps(n_rows, mini_batch_size, order, drop_last, seed, epochs, penalty, model, optimizer)
     info = RunInfo(str(choice), epochs, steps.per_epoch)
     observers = [_as_observer(callback) for callback in callbacks]
     if (progress := progress_observer(verbose)) is not None:
@@ -185,7 +188,7 @@ class _Loop:
         choice: Choice,
         program: Program,
         parts: _Parts,
-        steps: _Steps,
+        steps: Steps,
         history: History,
         observers: list[Observer],
         patience: int | None,
@@ -363,30 +366,61 @@ def _as_observer(callback: Callback) -> Observer:
 
 # --- The tables of an epoch -------------------------------------------------------------------------------------------
 
+Order = Callable[[int], NDArray[np.int64]]
+"""Epoch -> the training rows in the order of that epoch. Asked for each epoch once, one after the other."""
+Penalty = Callable[[NDArray[np.int32]], NDArray[np.float64]]
+"""Rows of each step ``(n_steps, batch)``, -1 where there is none -> c of each step in its penalty 0.5 * c * sum(w^2)."""
+
+
+def seeded_order(seed: int, n_rows: int) -> Order:
+    """Another order of all rows for every epoch, a pure function of seed and epoch."""
+    return lambda epoch: counters.permutation(counters.key(seed, counters.Purpose.ORDER, step=epoch), n_rows)
+
+
+def same_order(n_rows: int) -> Order:
+    """The data's own order, in every epoch."""
+    order = np.arange(n_rows)
+    return lambda epoch: order
+
+
+def penalty_per_mini_batches(l2: float, whole_batches: int) -> Penalty:
+    """The article's penalty: 0.5 * l2 * sum(w^2) / (number of whole mini-batches)."""
+    return lambda rows: np.full(len(rows), l2 / max(1, whole_batches))
+
 
 @dataclass(frozen=True)
-class _Steps:
-    """Which rows, rates and masks every step has: a pure function of the settings."""
+class Steps:
+    """Which rows, rates and masks every step has.
+
+    Attributes:
+        n_rows: rows in an epoch.
+        mini_batch_size: rows in a step.
+        order: in which order they come.
+        drop_last: leave out a short last mini-batch; else it is a step of its own.
+        seed: decides dropout masks.
+        epochs: at most so many; a schedule's end.
+        penalty: strength of the L2 penalty in each step.
+        model: the layers, for their dropout.
+        optimizer: for its numbers and its schedule.
+        first_step: steps that the state has behind it. Optimizer and masks count on from it; epochs and schedules begin anew.
+    """
 
     n_rows: int
     mini_batch_size: int
-    shuffle: bool
+    order: Order
     drop_last: bool
     seed: int
     epochs: int
-    l2: float
+    penalty: Penalty
     model: Model
     optimizer: Optimizer
-
-    @property
-    def whole_batches(self) -> int:
-        """Mini-batches of full size in an epoch."""
-        return self.n_rows // self.mini_batch_size
+    first_step: int = 0
 
     @property
     def per_epoch(self) -> int:
         """Steps in an epoch."""
-        return self.whole_batches if self.drop_last else -(-self.n_rows // self.mini_batch_size)
+        whole = self.n_rows // self.mini_batch_size
+        return whole if self.drop_last else -(-self.n_rows // self.mini_batch_size)
 
     @property
     def table_length(self) -> int:
@@ -394,37 +428,34 @@ class _Steps:
         return max(1, min(self.per_epoch, TABLE_NUMBERS // self.mini_batch_size))
 
     def rates(self, steps: NDArray[np.int64]) -> NDArray[np.float64]:
-        """The scheduled learning rate of each step."""
+        """The scheduled learning rate of each step of this run."""
         schedule = as_schedule(self.optimizer.learning_rate)
         return schedule(steps / self.per_epoch, float(self.epochs))
 
     def rate_at(self, step: int) -> float:
-        """The scheduled learning rate of one step."""
+        """The scheduled learning rate of one step of this run."""
         return float(self.rates(np.array([step]))[0])
 
     def plan(self, epoch: int) -> Plan:
         """The tables of a whole epoch."""
-        if self.shuffle:
-            key = counters.key(self.seed, counters.Purpose.ORDER, step=epoch)
-            order = counters.permutation(key, self.n_rows)
-        else:
-            order = np.arange(self.n_rows)
         rows = np.full(self.per_epoch * self.mini_batch_size, -1, np.int32)
-        rows[: self.n_rows] = order[: len(rows)]
+        rows[: self.n_rows] = self.order(epoch)[: len(rows)]
+        rows = rows.reshape(self.per_epoch, self.mini_batch_size)
         steps = np.arange(epoch * self.per_epoch, (epoch + 1) * self.per_epoch)
+        counted = steps + self.first_step
         p_dropout = [layer.p_dropout for layer in self.model.layers]
+        if any(p_dropout):
+            layers = np.arange(len(p_dropout))[None, :]
+            keys = counters.key(self.seed, counters.Purpose.DROPOUT, layer=layers, step=counted[:, None])
+        else:  # no mask is drawn
+            keys = np.zeros((self.per_epoch, len(p_dropout), 2), np.uint32)
         return Plan(
             n_steps=self.per_epoch,
-            rows=rows.reshape(self.per_epoch, self.mini_batch_size),
-            coefficients=self.optimizer.coefficients(steps, self.rates(steps)),
-            l2=np.full(self.per_epoch, self.l2 / max(1, self.whole_batches)),
-            dropout=np.tile(p_dropout, (self.per_epoch, 1)),
-            keys=counters.key(
-                self.seed,
-                counters.Purpose.DROPOUT,
-                layer=np.arange(len(p_dropout))[None, :],
-                step=steps[:, None],
-            ),
+            rows=rows,
+            coefficients=self.optimizer.coefficients(counted, self.rates(steps)),
+            l2=self.penalty(rows),
+            dropout=np.full((self.per_epoch, len(p_dropout)), p_dropout),
+            keys=keys,
         )
 
 
