@@ -10,8 +10,9 @@ from fcnet import MLPClassifier, MLPRegressor
 ESTIMATORS = [
     MLPClassifier(max_iter=100),
     MLPRegressor(max_iter=100),
-    MLPClassifier(max_iter=100, solver="sgd", dropout=0.1),
-    MLPRegressor(max_iter=50, solver="adamw", early_stopping=True, validation_fraction=0.2),
+    MLPClassifier(max_iter=100, solver="lbfgs", class_weight="balanced"),
+    MLPClassifier(max_iter=100, activation="tanh", label_smoothing=0.05, learning_rate="cosine"),
+    MLPRegressor(max_iter=100, solver="adamw"),
 ]
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the checks train for a few epochs only

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -238,7 +238,7 @@ class MultilayerPerceptron(BaseEstimator):
     def _row_weights(self, y: Any, sample_weight: Any, n_rows: int) -> NDArray[np.float64] | None:
         if sample_weight is None:
             return None
-        if np.ndim(sample_weight) == 0:
+        if isinstance(sample_weight, Real):
             return np.full(n_rows, float(sample_weight))
         weights = check_array(
             sample_weight, ensure_2d=False, dtype=np.float64, ensure_min_samples=0, input_name="sample_weight"
@@ -490,7 +490,8 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
 
     def predict(self, X: Any) -> NDArray[Any]:
         """The class of each row ``(n_rows,)``; for several labels a row, 0 and 1 ``(n_rows, n_classes)``."""
-        return self._classes.decode(self._outputs(X))
+        outputs = self._outputs(X)
+        return self._classes.decode(outputs)
 
     def predict_proba(self, X: Any) -> NDArray[Any]:
         """The probability of each class ``(n_rows, n_classes)``, in the order of ``classes_``."""
@@ -504,7 +505,7 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
 
     def _row_weights(self, y: Any, sample_weight: Any, n_rows: int) -> NDArray[np.float64] | None:
         weights = super()._row_weights(y, sample_weight, n_rows)
-        by_class = self._class_weights.of_rows(self.class_weight, y, self._classes)
+        by_class = self._class_weights.of_rows(self.class_weight, y, self._classes, weights)
         if weights is None or by_class is None:
             return weights if by_class is None else by_class
         return weights * by_class

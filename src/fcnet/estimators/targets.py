@@ -115,13 +115,15 @@ def classes_of_first_part(y: Any, classes: Any) -> Classes:
 class ClassWeights:
     """How much a row counts for its class, over successive parts of the data.
 
-    "balanced" weighs a class by n_rows / (n_classes * rows of that class), of all the rows seen so far.
+    "balanced" weighs a class by n_rows / (n_classes * rows of that class), of all the rows seen so far, by their weights.
     """
 
     def __init__(self) -> None:
-        self.counts: dict[Any, int] = {}
+        self.seen: Any = 0.0
 
-    def of_rows(self, class_weight: Any, y: Any, classes: Classes) -> NDArray[np.float64] | None:
+    def of_rows(
+        self, class_weight: Any, y: Any, classes: Classes, row_weights: NDArray[np.float64] | None
+    ) -> NDArray[np.float64] | None:
         """``(n_rows,)``, or None where every class counts 1.
 
         Raises:
@@ -143,8 +145,8 @@ class ClassWeights:
                 raise InputError(f"class_weight names {unknown}, but the classes are {known}.")
             by_class = np.array([class_weight.get(label, 1.0) for label in known], np.float64)
         else:
-            for place, count in enumerate(np.bincount(places, minlength=len(classes.labels))):
-                self.counts[place] = self.counts.get(place, 0) + int(count)
-            seen = np.array([self.counts[place] for place in range(len(classes.labels))], np.float64)
-            by_class = seen.sum() / (np.count_nonzero(seen) * np.maximum(seen, 1.0))
+            seen = self.seen + np.bincount(places, weights=row_weights, minlength=len(classes.labels))
+            present = seen > 0
+            by_class = seen.sum() / (np.count_nonzero(present) * np.where(present, seen, 1.0))
+            self.seen = seen
         return by_class[places]
