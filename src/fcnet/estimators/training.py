@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from sklearn.metrics import check_scoring
 
 from fcnet.data.arrays import Part
 from fcnet.engines.choose import Choice
-from fcnet.engines.contract import Program, initial_state
+from fcnet.engines.contract import Program, TrainState, initial_state
 from fcnet.errors import InputError
 from fcnet.estimators.settings import CurrentRate
 from fcnet.history import EpochRecord, History, Observer, RunInfo
@@ -362,15 +363,16 @@ def train_lbfgs(job: Job) -> Parameters:
     l2 = float(estimator.alpha) / job.total_weight
     names = list(job.parameters)
     shapes = [job.parameters[name].shape for name in names]
-    ends = np.cumsum([job.parameters[name].size for name in names])
+    ends = np.cumsum([0, *(job.parameters[name].size for name in names)])
+    places = [slice(start, end) for start, end in pairwise(ends.tolist())]
     started = time.perf_counter()
 
     def unpack(flat: NDArray[np.float64]) -> Parameters:
-        pieces = np.split(flat, ends[:-1])
-        return {name: piece.reshape(shape) for name, piece, shape in zip(names, pieces, shapes, strict=True)}
+        flat = flat.astype(program.dtype, copy=False)
+        return {name: flat[place].reshape(shape) for name, place, shape in zip(names, places, shapes, strict=True)}
 
     def cost_and_gradient(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        run = engine.start(program, initial_state(program, unpack(flat)), choice.placement)
+        run = engine.start(program, TrainState(unpack(flat), {}), choice.placement)
         cost, gradient = engine.cost_and_gradient(run, data, l2)
         return cost, np.concatenate([gradient[name].ravel() for name in names], dtype=np.float64)
 
@@ -401,7 +403,7 @@ def train_lbfgs(job: Job) -> Parameters:
             ConvergenceWarning,
             stacklevel=2,
         )
-    return {name: array.astype(program.dtype) for name, array in trained.items()}
+    return {name: array.copy() for name, array in trained.items()}
 
 
 # --- Lists and named arrays -------------------------------------------------------------------------------------------
