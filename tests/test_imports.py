@@ -42,7 +42,12 @@ ORDER = [
     "checkpoint",
     "training",
     "network",
-    "estimators",
+    "estimators.settings",
+    "estimators.losses",
+    "estimators.targets",
+    "estimators.training",
+    "estimators.sklearn_exchange",
+    "estimators.multilayer",
     "network3",
     "cli.words",
     "cli.runs",
@@ -85,7 +90,7 @@ def imported_modules(file, known):
 
 
 def test_every_file_has_its_place():
-    packages = {"", "data", "engines", "cli"}
+    packages = {"", "data", "engines", "estimators", "cli"}
     assert [name for name, _ in modules() if name not in packages and place(name) is None] == []
     names = {name for name, _ in modules()}
     assert [part for part in ORDER if part not in names] == []

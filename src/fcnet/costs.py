@@ -88,7 +88,9 @@ def _softplus(z: Array) -> Array:
 
 
 def _absolute(z: Array, a: Array, targets: Array) -> Array:
-    return abs(a - targets).sum(axis=-1)
+    xp = a.__array_namespace__()
+    error = a - targets
+    return xp.where(error > 0, error, xp.where(error < 0, -error, 0.0)).sum(axis=-1)
 
 
 def _huber(z: Array, a: Array, targets: Array, delta: float) -> Array:
@@ -132,8 +134,8 @@ def _focal(z: Array, a: Array, targets: Array, gamma: float) -> Array:
 
 def _binary_focal(z: Array, a: Array, targets: Array, gamma: float) -> Array:
     xp = z.__array_namespace__()
-    missing_1, missing_0 = xp.exp(-_softplus(z)), xp.exp(-_softplus(-z))  # 1 - a and a, with no 0 to a power
-    ones, zeros = targets * missing_1**gamma * _softplus(-z), (1.0 - targets) * missing_0**gamma * _softplus(z)
+    cost_1, cost_0 = _softplus(-z), _softplus(z)  # -log a and -log(1 - a)
+    ones, zeros = targets * xp.exp(-gamma * cost_0) * cost_1, (1.0 - targets) * xp.exp(-gamma * cost_1) * cost_0
     return (ones + zeros).sum(axis=-1)
 
 

@@ -11,7 +11,7 @@ ESTIMATORS = [
     MLPClassifier(max_iter=100),
     MLPRegressor(max_iter=100),
     MLPClassifier(max_iter=100, solver="lbfgs", class_weight="balanced"),
-    MLPClassifier(max_iter=100, activation="tanh", label_smoothing=0.05, learning_rate="cosine"),
+    MLPClassifier(max_iter=100, activation="gelu", learning_rate_init=0.01),
     MLPRegressor(max_iter=100, solver="adamw"),
 ]
 
