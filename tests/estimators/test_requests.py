@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -491,3 +493,32 @@ def test_non_finite_weights_are_an_error():
     X, y = make_regression(50, 5, random_state=0)
     with pytest.raises(ValueError, match="Solver produced non-finite parameter weights"):
         MLPRegressor(solver="sgd", learning_rate_init=1e6, activation="identity").fit(X * 1e3, y)
+
+
+# --- The page that lists all this ---------------------------------------------------------------------------------------
+
+
+def documented_calls():
+    page = Path(__file__).parents[2] / "docs" / "estimators.md"
+    rows = [line.rsplit("|", 2)[1] for line in page.read_text().splitlines() if line.startswith("| ")][2:]
+    return [call for row in rows for call in re.findall(r"`([^`]+)`", row) if "(" in call]
+
+
+@pytest.mark.parametrize("call", documented_calls())
+def test_the_page_s_lines_run(call):
+    """As they stand, but for the device, which may not be there, and two epochs."""
+    X, y = IRIS[0], IRIS[1] == 0
+    model = MLPClassifier(max_iter=2, early_stopping="partial_fit" in call).fit(X, y)
+    if "from_sklearn" in call:
+        model = model.to_sklearn()
+    names = {
+        "MLPClassifier": MLPClassifier, "MLPRegressor": MLPRegressor, "fcnet": fcnet, "jnp": jnp, "model": model,
+        "X": X, "y": y, "Y": np.column_stack([y, ~y, y]).astype(int), "X_val": X, "y_val": y, "sample_weight": np.ones(150),
+    }  # fmt: skip
+    if call.startswith("while"):
+        model.set_params(n_iter_no_change=1)
+        exec(call, names)
+        return
+    answer = eval(call.replace('device="gpu"', 'device="auto"'), names)
+    if hasattr(answer, "set_params"):
+        answer.set_params(max_iter=2).fit(X, y)
