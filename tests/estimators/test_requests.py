@@ -245,6 +245,23 @@ def test_partial_fit_starts_from_coefs_that_were_set():
         estimator.predict(IRIS[0])
 
 
+@pytest.mark.parametrize("engine", ["native", "xla"])
+def test_partial_fit_after_a_change_of_solver_type_or_shape(engine):
+    """Moments that no longer fit are dropped, and the optimizer's steps are counted anew."""
+    estimator = MLPRegressor(random_state=0, hidden_layer_sizes=4, engine=engine).partial_fit(*IRIS)
+    estimator.partial_fit(IRIS[0].astype(np.float32), IRIS[1])
+    assert estimator._optimizer.step == 2
+    assert estimator.coefs_[0].dtype == np.float32
+    estimator.set_params(solver="sgd").partial_fit(*IRIS)
+    assert estimator._optimizer.step == 1
+    estimator.set_params(hidden_layer_sizes=2)
+    estimator.coefs_ = [estimator.coefs_[0][:, :2], estimator.coefs_[1][:2]]
+    estimator.intercepts_ = [estimator.intercepts_[0][:2], estimator.intercepts_[1]]
+    estimator.partial_fit(*IRIS)
+    assert estimator._optimizer.step == 1
+    estimator.predict(IRIS[0])
+
+
 # --- Warm start and time (6091) -----------------------------------------------------------------------------------------
 
 

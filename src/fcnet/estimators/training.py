@@ -17,7 +17,7 @@ from sklearn.metrics import check_scoring
 
 from fcnet.data.arrays import Part
 from fcnet.engines.choose import Choice
-from fcnet.engines.contract import Program, initial_state
+from fcnet.engines.contract import Program, TrainState, initial_state
 from fcnet.errors import InputError
 from fcnet.estimators.settings import CurrentRate
 from fcnet.history import EpochRecord, History, Observer, RunInfo
@@ -49,6 +49,18 @@ class OptimizerState:
     name: str = ""
     slots: dict[str, Parameters] | None = None
     step: int = 0
+
+    def go_on(self, state: TrainState, program: Program) -> TrainState:
+        """A state that begins, with this memory; without it where rule or shapes have changed since."""
+        if self.slots is None or self.name != program.rule.name:
+            return state
+        for slot, arrays in state.slots.items():
+            for name, array in arrays.items():
+                if self.slots[slot][name].shape != array.shape:
+                    return initial_state(program, state.parameters)
+                arrays[name] = self.slots[slot][name].astype(program.dtype)
+        state.step = self.step
+        return state
 
 
 @dataclass(frozen=True, eq=False)
@@ -280,6 +292,7 @@ def train_stochastic(job: Job) -> Parameters:
     order: Order = shuffled_order(rows, job.random_state) if estimator.shuffle else lambda epoch: rows
     memory: OptimizerState = estimator._optimizer
     rule = job.program.rule
+    state = memory.go_on(initial_state(job.program, job.parameters), job.program)
     epochs = 1 if job.incremental else int(estimator.max_iter)
     steps = Steps(
         job.n_rows,
@@ -291,15 +304,12 @@ def train_stochastic(job: Job) -> Parameters:
         penalty=penalty_per_rows(float(estimator.alpha), job.part.weights),
         model=job.program.model,
         optimizer=job.optimizer,
-        first_step=memory.step,
+        first_step=state.step,
     )
     history = History(job.choice.engine.name, str(job.choice.placement), None, steps.per_epoch)
     judge = Stopping(job, steps.per_epoch)
     parts = Parts(job.part, job.validation.part if job.validation else None, None)
     loop = Loop(job.choice, job.program, parts, steps, history, job.observers, judge)
-    state = initial_state(job.program, job.parameters)
-    if memory.slots is not None and memory.name == rule.name:
-        state.slots, state.step = memory.slots, memory.step
     deadline = math.inf if estimator.max_time is None else started + float(estimator.max_time)
     estimator.n_iter_ = 0
     loop.run(state, RunInfo(str(job.choice), epochs, steps.per_epoch), deadline)
