@@ -152,8 +152,9 @@ def penalty_per_rows(alpha: float, row_weights: NDArray[np.float64] | None) -> P
 
 
 def sum_of_squares(parameters: Parameters) -> float:
-    """Of all weights, without biases."""
-    return sum(float(np.vdot(array, array)) for name, array in parameters.items() if is_weights(name))
+    """Of all weights, without biases; not by BLAS, whose waiting threads would take the engine's cores."""
+    weights = [array for name, array in parameters.items() if is_weights(name)]
+    return sum(float(np.square(array, dtype=np.float64).sum()) for array in weights)
 
 
 # --- Stopping ---------------------------------------------------------------------------------------------------------
