@@ -154,7 +154,8 @@ def penalty_per_rows(alpha: float, row_weights: NDArray[np.float64] | None) -> P
 def sum_of_squares(parameters: Parameters) -> float:
     """Of all weights, without biases; not by BLAS, whose waiting threads would take the engine's cores."""
     weights = [array for name, array in parameters.items() if is_weights(name)]
-    return sum(float(np.square(array, dtype=np.float64).sum()) for array in weights)
+    with np.errstate(over="ignore"):  # weights that run away are found by their cost
+        return sum(float(np.square(array, dtype=np.float64).sum()) for array in weights)
 
 
 # --- Stopping ---------------------------------------------------------------------------------------------------------
