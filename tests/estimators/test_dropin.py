@@ -69,6 +69,7 @@ def test_every_method_and_fitted_attribute(kind):
         ("MLPClassifier", DIGITS, {"solver": "lbfgs"}),
         ("MLPClassifier", LABELS, {"hidden_layer_sizes": (30, 20), "activation": "tanh"}),
         ("MLPRegressor", VALUES, {"solver": "sgd", "momentum": 0.5, "nesterovs_momentum": False}),
+        ("MLPRegressor", VALUES, {"solver": "sgd", "momentum": 1}),
         ("MLPRegressor", VALUES, {"shuffle": False, "batch_size": 7, "beta_1": 0.5, "epsilon": 1e-3}),
         ("MLPRegressor", SEVERAL, {"early_stopping": True, "activation": "identity"}),
         ("MLPRegressor", VALUES, {"solver": "lbfgs", "alpha": 0.1}),

@@ -244,6 +244,21 @@ class ScikitLearnAdam(AdamW):
         return numbers
 
 
+class _MomentumOfOne:
+    """scikit-learn lets the momentum be 1, with which a velocity never fades."""
+
+    def __post_init__(self) -> None:
+        """Nothing is left to check: the parameters were."""
+
+
+class ScikitLearnMomentum(_MomentumOfOne, Momentum):
+    """Momentum in [0, 1]."""
+
+
+class ScikitLearnNesterov(_MomentumOfOne, Nesterov):
+    """Nesterov's momentum in [0, 1]."""
+
+
 def optimizer_of(estimator: Any, rate: CurrentRate) -> Optimizer:
     """The optimizer that the parameters describe; its rate is ``rate``, unless a schedule or an optimizer brings its own."""
     if not isinstance(estimator.solver, str):
@@ -254,7 +269,8 @@ def optimizer_of(estimator: Any, rate: CurrentRate) -> Optimizer:
     elif estimator.learning_rate not in ("constant", "invscaling", "adaptive"):
         schedule = optimizers.SCHEDULES[estimator.learning_rate](estimator.learning_rate_init)
     if estimator.solver == "sgd":
-        return (Nesterov if estimator.nesterovs_momentum else Momentum)(schedule, estimator.momentum)
+        kind = ScikitLearnNesterov if estimator.nesterovs_momentum else ScikitLearnMomentum
+        return kind(schedule, estimator.momentum)
     adam = ScikitLearnAdam(schedule, estimator.beta_1, estimator.beta_2, estimator.epsilon)
     if estimator.solver == "adamw":
         values = (schedule, estimator.beta_1, estimator.beta_2, estimator.epsilon)
