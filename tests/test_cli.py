@@ -395,12 +395,12 @@ def test_data_that_cannot_be_read(fcnet_, data, code, message):
 
 
 def test_ctrl_c_saves_the_best_network(fcnet_, monkeypatch):
-    def interrupt(self, epoch, *rest, original=training._Loop._epoch_ends):
+    def interrupt(self, epoch, *rest, original=training.Loop._epoch_ends):
         if epoch == 2:
             os.kill(os.getpid(), signal.SIGINT)
         return original(self, epoch, *rest)
 
-    monkeypatch.setattr(training._Loop, "_epoch_ends", interrupt)
+    monkeypatch.setattr(training.Loop, "_epoch_ends", interrupt)
     code, out, _ = fcnet_(*TRAIN, "--epochs", 1000, "--out", "run", "--json")
     assert code == 130
     assert json.loads(out)["epochs"] == 3

@@ -9,8 +9,24 @@ import pytest
 from scipy import special
 
 import reference
-from fcnet.activations import linear, relu, sigmoid, softmax, tanh
-from fcnet.costs import COSTS, cost_named, cross_entropy, default_cost, log_likelihood, quadratic
+from fcnet.activations import exponential, linear, relu, sigmoid, softmax, tanh
+from fcnet.costs import (
+    COSTS,
+    absolute,
+    binary_focal,
+    binary_label_smoothing,
+    cost_named,
+    cross_entropy,
+    default_cost,
+    focal,
+    huber,
+    label_smoothing,
+    log_cosh,
+    log_likelihood,
+    poisson,
+    quadratic,
+    quantile,
+)
 from fcnet.errors import InputError
 
 OUTPUTS = {"log_likelihood": softmax, "cross_entropy": sigmoid, "quadratic": tanh}
@@ -102,6 +118,135 @@ def test_nan_stays_nan(cost):
     rows = cost(z, OUTPUTS[cost.name](z), np.array([[0.0, 1.0], [0.0, 1.0]]))
     assert np.isnan(rows[0])
     assert np.isfinite(rows[1])
+
+
+# --- Costs of values, and of classes that are rare or uncertain --------------------------------------------------------
+
+MORE = [
+    (absolute, linear),
+    (huber(0.7), linear),
+    (log_cosh, linear),
+    (quantile(0.3), linear),
+    (quantile((0.1, 0.2, 0.5, 0.9)), linear),
+    (poisson, exponential),
+    (focal(), softmax),
+    (focal(0.5), softmax),
+    (binary_focal(), sigmoid),
+    (binary_focal(0.5), sigmoid),
+    (label_smoothing(0.2), softmax),
+    (binary_label_smoothing(0.2), sigmoid),
+]
+more = pytest.mark.parametrize(("cost", "activation"), MORE, ids=lambda record: repr(record))
+
+
+def more_of(activation, dtype="float64"):
+    """Weighted inputs and targets of a kind that goes with the activation; no output is at a kink."""
+    rng = np.random.default_rng(2)
+    z = rng.normal(scale=1.5, size=(9, 4)).astype(dtype)
+    if activation in (softmax, sigmoid):
+        return z, rng.dirichlet(np.ones(4), 9).astype(dtype)
+    if activation == exponential:
+        return z, rng.poisson(2.0, size=(9, 4)).astype(dtype)
+    return z, rng.normal(scale=1.5, size=(9, 4)).astype(dtype)
+
+
+def by_definition(cost, a, t):
+    """Each rule as its docstring states it, from the outputs."""
+    e, constants = a - t, cost.constants
+    c = constants[0] if constants else None
+    return {
+        "absolute": lambda: np.abs(e),
+        "huber": lambda: np.where(np.abs(e) <= c, e**2 / 2, c * (np.abs(e) - c / 2)),
+        "log_cosh": lambda: np.log(np.cosh(e)),
+        "quantile": lambda: np.array(constants) * np.maximum(-e, 0) + (1 - np.array(constants)) * np.maximum(e, 0),
+        "poisson": lambda: a - t * np.log(a) + special.xlogy(t, t) - t,
+        "focal": lambda: -t * (1 - a) ** c * np.log(a),
+        "binary_focal": lambda: -t * (1 - a) ** c * np.log(a) - (1 - t) * a**c * np.log(1 - a),
+        "label_smoothing": lambda: -((1 - c) * t + c / 4) * np.log(a),
+        "binary_label_smoothing": lambda: (
+            -((1 - c) * t + c / 2) * np.log(a) - (1 - (1 - c) * t - c / 2) * np.log(1 - a)
+        ),
+    }[cost.name]().sum(axis=1)
+
+
+@more
+@dtypes
+def test_more_values(cost, activation, dtype):
+    z, t = more_of(activation, dtype)
+    expected = by_definition(cost, activation(z.astype(np.float64)), t.astype(np.float64))
+    with jax.enable_x64(dtype == "float64"):
+        for rows in (cost(z, activation(z), t), jax.jit(cost)(z, activation(z), t)):
+            assert rows.shape == (9,)
+            assert rows.dtype == dtype
+            np.testing.assert_allclose(rows, expected, rtol={"float32": 2e-5, "float64": 1e-10}[dtype], atol=1e-6)
+
+
+@more
+def test_more_gradients_by_finite_differences(cost, activation):
+    z, t = more_of(activation)
+    with jax.enable_x64(True):
+        total = lambda z: cost(z, activation(z), t).sum()  # noqa: E731
+        found = np.asarray(jax.jit(jax.grad(total))(jnp.asarray(z)))
+    for place in np.ndindex(z.shape):
+        step = np.zeros_like(z)
+        step[place] = 1e-6
+        assert found[place] == pytest.approx((total(z + step) - total(z - step)) / 2e-6, abs=1e-6)
+
+
+@pytest.mark.parametrize("cost", [absolute, huber(), log_cosh, quantile(0.3)])
+def test_kinks(cost):
+    """Where the output is the target nothing pulls; just beside it the slopes of the two sides do."""
+    t = jnp.zeros((3, 1))
+    a = jnp.array([[0.0], [1e-3], [-1e-3]])
+    slope = jax.jit(jax.grad(lambda a: cost(a, a, t).sum()))(a)[:, 0]
+    beside = {"absolute": [1, -1], "huber": [1e-3, -1e-3], "log_cosh": [1e-3, -1e-3], "quantile": [0.7, -0.3]}[
+        cost.name
+    ]
+    np.testing.assert_allclose(slope, [0.0, *beside], rtol=1e-3, atol=1e-9)
+
+
+def test_huber_joins_its_pieces():
+    with jax.enable_x64(True):
+        slope = jax.vmap(jax.grad(lambda e: huber(2.0)(e, jnp.stack([e]), jnp.zeros(1))))(
+            jnp.array([1.999, 2.0, 2.001])
+        )
+    np.testing.assert_allclose(slope, [1.999, 2.0, 2.0])
+
+
+@pytest.mark.parametrize(("cost", "activation"), [pair for pair in MORE if pair[1] in (softmax, sigmoid)], ids=repr)
+@dtypes
+def test_more_confident_outputs_stay_finite(cost, activation, dtype):
+    z = np.array([[-1.0, 1.0], [1.0, -1.0], [0.0, 0.0]], dtype) * dtype_of(dtype)(1e6)
+    t = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]], dtype)
+    with jax.enable_x64(dtype == "float64"):
+        assert np.isfinite(cost(z, activation(z), t)).all()
+        assert np.isfinite(jax.jit(jax.grad(lambda z: cost(z, activation(z), t).sum()))(z)).all()
+
+
+def test_constants_make_a_cost():
+    assert huber(2) == huber(2.0) != huber(1.0)
+    assert hash(focal(2)) == hash(focal(2.0))
+    assert repr(quantile((0.1, 0.9))) == "fcnet.quantile(0.1, 0.9)"
+    assert default_cost(exponential) is poisson
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: huber(0), r"huber: delta must lie in \(0, inf\), got 0"),
+        (lambda: quantile(1.0), r"quantile: levels must lie in \(0, 1\), got 1\.0"),
+        (lambda: quantile(()), r"quantile: levels is empty"),
+        (lambda: focal(-1), r"focal: gamma must lie in \[0, inf\), got -1"),
+        (lambda: label_smoothing("a"), r"label_smoothing: epsilon must lie in \[0, 1\), got 'a'"),
+        (
+            lambda: poisson.check_pairing(linear),
+            r"poisson needs exponential outputs, .*activation_fn=fcnet\.exponential",
+        ),
+    ],
+)
+def test_constants_refused(make, message):
+    with pytest.raises(InputError, match=message):
+        make()
 
 
 # --- Names and pairing -------------------------------------------------------------------------------------------------

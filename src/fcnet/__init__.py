@@ -14,10 +14,16 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "fcnet.activations": ("Activation sigmoid tanh relu leaky_relu elu selu gelu silu mish softplus linear softmax"),
-    "fcnet.costs": "Cost log_likelihood cross_entropy quadratic",
+    "fcnet.activations": (
+        "Activation sigmoid tanh relu leaky_relu elu selu gelu silu mish softplus linear exponential softmax"
+    ),
+    "fcnet.costs": (
+        "Cost log_likelihood cross_entropy quadratic absolute huber log_cosh poisson quantile focal binary_focal "
+        "label_smoothing binary_label_smoothing"
+    ),
     "fcnet.data.arrays": "DataSet Part",
     "fcnet.data.sources": "load_data",
+    "fcnet.estimators.multilayer": "MLPClassifier MLPRegressor",
     "fcnet.errors": "FcnetError InputError FileError DeviceError DownloadError DivergenceError TrainingWarning",
     "fcnet.history": "EpochRecord History Observer",
     "fcnet.layers": "FullyConnectedLayer SoftmaxLayer dropout_layer",

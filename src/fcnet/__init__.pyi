@@ -2,6 +2,7 @@
 
 from fcnet.activations import Activation as Activation
 from fcnet.activations import elu as elu
+from fcnet.activations import exponential as exponential
 from fcnet.activations import gelu as gelu
 from fcnet.activations import leaky_relu as leaky_relu
 from fcnet.activations import linear as linear
@@ -14,9 +15,18 @@ from fcnet.activations import softmax as softmax
 from fcnet.activations import softplus as softplus
 from fcnet.activations import tanh as tanh
 from fcnet.costs import Cost as Cost
+from fcnet.costs import absolute as absolute
+from fcnet.costs import binary_focal as binary_focal
+from fcnet.costs import binary_label_smoothing as binary_label_smoothing
 from fcnet.costs import cross_entropy as cross_entropy
+from fcnet.costs import focal as focal
+from fcnet.costs import huber as huber
+from fcnet.costs import label_smoothing as label_smoothing
+from fcnet.costs import log_cosh as log_cosh
 from fcnet.costs import log_likelihood as log_likelihood
+from fcnet.costs import poisson as poisson
 from fcnet.costs import quadratic as quadratic
+from fcnet.costs import quantile as quantile
 from fcnet.data.arrays import DataSet as DataSet
 from fcnet.data.arrays import Part as Part
 from fcnet.data.sources import load_data as load_data
@@ -27,6 +37,8 @@ from fcnet.errors import FcnetError as FcnetError
 from fcnet.errors import FileError as FileError
 from fcnet.errors import InputError as InputError
 from fcnet.errors import TrainingWarning as TrainingWarning
+from fcnet.estimators.multilayer import MLPClassifier as MLPClassifier
+from fcnet.estimators.multilayer import MLPRegressor as MLPRegressor
 from fcnet.history import EpochRecord as EpochRecord
 from fcnet.history import History as History
 from fcnet.history import Observer as Observer

@@ -122,6 +122,7 @@ silu = Activation("silu", lambda z: z * _sigmoid(z), lambda z: _sigmoid(z) * (1.
 mish = Activation("mish", lambda z: z * _np(z).tanh(_softplus(z)), _mish_derivative)
 softplus = Activation("softplus", _softplus, _sigmoid)
 linear = Activation("linear", lambda z: z, lambda z: _np(z).ones_like(z))
+exponential = Activation("exponential", lambda z: _np(z).exp(z), lambda z: _np(z).exp(z))
 softmax = Activation("softmax", _softmax)
 
 ELEMENTWISE = {

@@ -292,10 +292,13 @@ class AdamW:
     def coefficients(self, step: NDArray[np.int64], rate: Floats) -> Floats:
         """Rate, betas and 1 - beta (exact here, not in float32), epsilon, 1 / (1 - beta^t), rate * weight_decay."""
         t = step + 1.0
-        settings = (self.beta_1, 1.0 - self.beta_1, self.beta_2, 1.0 - self.beta_2, self.epsilon)
-        constants = [np.full_like(rate, setting) for setting in settings]
-        corrections = [1.0 / (1.0 - beta**t) for beta in (self.beta_1, self.beta_2)]
-        return np.column_stack([rate, *constants, *corrections, rate * self.weight_decay])
+        numbers = np.empty((len(step), len(self.rule.coefficients)))
+        numbers[:, 0] = rate
+        numbers[:, 1:6] = self.beta_1, 1.0 - self.beta_1, self.beta_2, 1.0 - self.beta_2, self.epsilon
+        numbers[:, 6] = 1.0 / (1.0 - self.beta_1**t)
+        numbers[:, 7] = 1.0 / (1.0 - self.beta_2**t)
+        numbers[:, 8] = rate * self.weight_decay
+        return numbers
 
 
 @dataclass(frozen=True)

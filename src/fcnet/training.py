@@ -7,6 +7,7 @@ chunks: a chunk is as long as half a second allows, so that progress moves, Ctrl
 
 from __future__ import annotations
 
+import functools
 import math
 import signal
 import threading
@@ -25,7 +26,7 @@ from fcnet import counters
 from fcnet.costs import Cost, default_cost, log_likelihood
 from fcnet.data.arrays import Part, as_part, check_range
 from fcnet.engines.choose import Choice, choose
-from fcnet.engines.contract import Dtype, Metrics, Plan, Program, TrainState, accuracy_rule, initial_state
+from fcnet.engines.contract import Dtype, Engine, Metrics, Plan, Program, TrainState, accuracy_rule, initial_state
 from fcnet.errors import DivergenceError, InputError, TrainingWarning, check_count, unknown_name
 from fcnet.history import Ending, EpochRecord, History, Monitor, Observer, RunInfo
 from fcnet.layers import DropoutScaling
@@ -139,7 +140,7 @@ def train(
         arrays = rescale_for(model, dropout_scaling, arrays)
     model = replace(model, dropout_scaling=dropout_scaling)
 
-    parts = _Parts.read(model, train, validation, test, mini_batch_size, check_dtype(dtype))
+    parts = Parts.read(model, train, validation, test, mini_batch_size, check_dtype(dtype))
     cost = check_cost(cost) or default_cost(model.layers[-1].activation_fn)
     cost.check_pairing(model.layers[-1].activation_fn)
     program = Program(model, cost, optimizer.rule, dtype)
@@ -147,26 +148,23 @@ def train(
     task: Task = "regression" if accuracy_rule(program, parts.train.kind) is None else "classification"
     monitor = _check_monitor(monitor, early_stopping, parts.validation, task)
 
-    steps = _Steps(parts.train.n_rows, mini_batch_size, shuffle, drop_last, seed, epochs, l2, model, optimizer)
+    n_rows = parts.train.n_rows
+    order = seeded_order(seed, n_rows) if shuffle else same_order(n_rows)
+    penalty = penalty_per_mini_batches(l2, n_rows // mini_batch_size)
+    steps = Steps(n_rows, mini_batch_size, order, drop_last, seed, epochs, penalty, model, optimizer)
     info = RunInfo(str(choice), epochs, steps.per_epoch)
-    observers = [_as_observer(callback) for callback in callbacks]
+    observers = [as_observer(callback) for callback in callbacks]
     if (progress := progress_observer(verbose)) is not None:
         observers.append(progress)
     history = History(choice.engine.name, str(choice.placement), monitor, steps.per_epoch)
-    loop = _Loop(choice, program, parts, steps, history, observers, early_stopping)
-    for observer in observers:
-        observer.training_starts(info)
+    judge = BestFigure(program, steps, monitor, early_stopping)
+    loop = Loop(choice, program, parts, steps, history, observers, judge)
     try:
-        loop.run(initial_state(program, arrays), started + (time_budget or math.inf))
-    except BaseException as error:
-        history.ending = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-        raise
+        loop.run(initial_state(program, arrays), info, started + (time_budget or math.inf))
     finally:
         if loop.kept is not None:
             network.model, network.arrays = model, loop.kept
             network.task, network.trained, network.history = task, True, history
-        for observer in observers:
-            observer.training_ends(history)
     if history.ending == "interrupted":
         raise KeyboardInterrupt
     if history.ending == "diverged":
@@ -177,42 +175,72 @@ def train(
 # --- The loop ---------------------------------------------------------------------------------------------------------
 
 
-class _Loop:
-    """Epochs, until something ends them. ``kept`` is the best network's parameters so far."""
+class Moment:
+    """The network at the end of an epoch, for whoever judges it."""
 
-    def __init__(
-        self,
-        choice: Choice,
-        program: Program,
-        parts: _Parts,
-        steps: _Steps,
-        history: History,
-        observers: list[Observer],
-        patience: int | None,
-    ) -> None:
-        self.engine, self.placement, self.program = choice.engine, choice.placement, program
-        self.parts, self.steps, self.history = parts, steps, history
-        self.observers, self.patience = observers, patience
-        self.kept: dict[str, NDArray[Any]] | None = None
-        self.bad_step = -1
+    def __init__(self, engine: Engine, state: Any) -> None:
+        self._engine, self._state = engine, state
+
+    @functools.cached_property
+    def parameters(self) -> dict[str, NDArray[Any]]:
+        """The named arrays, copied."""
+        return self._engine.snapshot(self._state).parameters
+
+    def outputs(self, X: NDArray[Any]) -> NDArray[Any]:
+        """Outputs ``(n_rows, n_out)`` for rows, without dropout."""
+        return self._engine.forward(self._state, X)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a judge makes of an epoch.
+
+    Attributes:
+        best: the network is the best so far, and is kept.
+        ending: why training ends here; None where it goes on. "diverged" strikes the epoch from the history.
+    """
+
+    best: bool
+    ending: Ending | None = None
+
+
+Judge = Callable[[EpochRecord, Moment], Verdict]
+"""Asked at the end of every epoch: is this the best network, and is it time to end?"""
+
+
+class BestFigure:
+    """The judge of ``train``: the best validation figure, the later of equals; without one the last epoch.
+
+    Training ends after ``patience`` epochs without a strict improvement.
+    """
+
+    def __init__(self, program: Program, steps: Steps, monitor: Monitor | None, patience: int | None) -> None:
+        self.program, self.steps, self.monitor, self.patience = program, steps, monitor, patience
         self._best_figure = -math.inf
         self._last_improvement = 0
-        self._seconds_per_step: float | None = None
-        weights = parts.train.weights
-        self._row_weights = np.ones(parts.train.n_rows) if weights is None else weights
 
-    def run(self, state: TrainState, deadline: float) -> None:
-        """Train from a state until the epochs are done, or the deadline on ``time.perf_counter`` has passed."""
-        put = lambda part: part and self.engine.put(part, self.program, self.placement)  # noqa: E731
-        self.train, self.validation, self.test = map(put, (self.parts.train, self.parts.validation, self.parts.test))
-        self.state = self.engine.start(self.program, state, self.placement)
-        with _Interrupts() as interrupts:
-            for epoch in range(self.steps.epochs):
-                if ending := self._epoch(epoch, deadline, interrupts):
-                    self.history.ending = ending
-                    break
-            if self.history.ending == "interrupted" and (self.kept is None or self.validation is None):
-                self.kept = self.engine.snapshot(self.state).parameters
+    def __call__(self, record: EpochRecord, moment: Moment) -> Verdict:
+        """Best or not, and whether training ends."""
+        if self.monitor is None:
+            healthy = all(np.isfinite(array).all() for array in moment.parameters.values())
+        else:
+            assert record.validation_cost is not None
+            healthy = math.isfinite(record.validation_cost)
+        if not healthy:
+            return Verdict(False, "diverged")
+        if record.epoch == 0:
+            self._warn_of_a_cost_above_guessing(record.training_cost)
+        figure = 0.0
+        if self.monitor is not None:
+            figures = {"accuracy": record.validation_accuracy, "cost": -(record.validation_cost or 0.0)}
+            figure = figures[self.monitor]  # type: ignore[assignment]  # _check_monitor saw that it is there
+        best = figure >= self._best_figure
+        if figure > self._best_figure:
+            self._last_improvement = record.epoch
+        if best:
+            self._best_figure = figure
+        waited = self.patience is not None and record.epoch - self._last_improvement >= self.patience
+        return Verdict(best, "early stopping" if waited else None)
 
     def _warn_of_a_cost_above_guessing(self, cost: float) -> None:
         """A class's probability costs log(n_out) by guessing; far more after an epoch is not learning."""
@@ -224,6 +252,62 @@ class _Loop:
                 TrainingWarning,
                 stacklevel=2,
             )
+
+
+class Loop:
+    """Epochs, until something ends them.
+
+    Attributes:
+        kept: the parameters of the best network so far; None before any epoch was the best.
+        bad_step: the first step of the run whose cost was not finite, or -1.
+    """
+
+    def __init__(
+        self,
+        choice: Choice,
+        program: Program,
+        parts: Parts,
+        steps: Steps,
+        history: History,
+        observers: Sequence[Observer],
+        judge: Judge,
+    ) -> None:
+        self.engine, self.placement, self.program = choice.engine, choice.placement, program
+        self.parts, self.steps, self.history = parts, steps, history
+        self.observers, self.judge = observers, judge
+        self.kept: dict[str, NDArray[Any]] | None = None
+        self.bad_step = -1
+        self._seconds_per_step: float | None = None
+        self._row_weights = parts.train.weights
+
+    def run(self, state: TrainState, info: RunInfo, deadline: float = math.inf) -> None:
+        """Train from a state until the epochs are done, or the deadline on ``time.perf_counter`` has passed."""
+        for observer in self.observers:
+            observer.training_starts(info)
+        try:
+            self._run(state, deadline)
+        except BaseException as error:
+            self.history.ending = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            raise
+        finally:
+            for observer in self.observers:
+                observer.training_ends(self.history)
+
+    def snapshot(self) -> TrainState:
+        """The state as it is now: what a later run continues from."""
+        return self.engine.snapshot(self.state)
+
+    def _run(self, state: TrainState, deadline: float) -> None:
+        put = lambda part: part and self.engine.put(part, self.program, self.placement)  # noqa: E731
+        self.train, self.validation, self.test = map(put, (self.parts.train, self.parts.validation, self.parts.test))
+        self.state = self.engine.start(self.program, state, self.placement)
+        with _Interrupts() as interrupts:
+            for epoch in range(self.steps.epochs):
+                if ending := self._epoch(epoch, deadline, interrupts):
+                    self.history.ending = ending
+                    break
+            if self.history.ending == "interrupted" and (self.kept is None or self.validation is None):
+                self.kept = self.snapshot().parameters
 
     def divergence(self) -> DivergenceError:
         """The error for a cost that is no longer a number."""
@@ -256,8 +340,7 @@ class _Loop:
             if report.bad_step >= 0:
                 return self._diverge(first + done + int(report.bad_step))
             self._seconds_per_step = elapsed / n_steps
-            indices = chunk.rows[:n_steps]
-            batch_weights = np.where(indices >= 0, self._row_weights[indices], 0.0).sum(axis=1)
+            batch_weights = step_weights(chunk.rows[:n_steps], self._row_weights)
             cost_sum += float(report.costs @ batch_weights)
             weight, done, seconds = weight + float(batch_weights.sum()), done + n_steps, seconds + elapsed
             mean_cost = cost_sum / weight if weight else 0.0
@@ -272,14 +355,6 @@ class _Loop:
         nothing = [Metrics(math.nan, None)]
         (validated,) = self.engine.evaluate(self.state, self.validation) if self.validation else nothing
         (tested,) = self.engine.evaluate(self.state, self.test) if self.test else nothing
-        snapshot = None
-        if self.validation is None:
-            snapshot = self.engine.snapshot(self.state).parameters
-            healthy = all(np.isfinite(array).all() for array in snapshot.values())
-        else:
-            healthy = math.isfinite(validated.cost)
-        if not healthy:
-            return self._diverge(steps_done - 1)
         record = EpochRecord(
             epoch=epoch,
             training_cost=training_cost,
@@ -289,24 +364,18 @@ class _Loop:
             learning_rate=self.steps.rate_at(steps_done - 1),
             seconds=seconds,
         )
+        moment = Moment(self.engine, self.state)
+        verdict = self.judge(record, moment)
+        if verdict.ending == "diverged":
+            return self._diverge(steps_done - 1)
         self.history.epochs.append(record)
-        if epoch == 0:
-            self._warn_of_a_cost_above_guessing(training_cost)
-        figure = {"accuracy": validated.accuracy, "cost": -validated.cost, None: 0.0}[self.history.monitor]
-        assert figure is not None  # _check_monitor saw to it
-        best = figure >= self._best_figure
-        if figure > self._best_figure:
-            self._last_improvement = epoch
-        if best:
-            self._best_figure = figure
+        if verdict.best:
             self.history.best_epoch, self.history.best_steps = epoch, steps_done
-            self.kept = snapshot or self.engine.snapshot(self.state).parameters
-        answers = [observer.epoch_ends(record, best) for observer in self.observers]
+            self.kept = moment.parameters
+        answers = [observer.epoch_ends(record, verdict.best) for observer in self.observers]
         if any(isinstance(answer, bool | np.bool_) and answer for answer in answers):
             return "callback"
-        if self.patience is not None and epoch - self._last_improvement >= self.patience:
-            return "early stopping"
-        return None
+        return verdict.ending
 
     def _diverge(self, step: int) -> Ending:
         self.bad_step = step
@@ -353,7 +422,8 @@ class _Callback(Observer):
         return self._function(record)
 
 
-def _as_observer(callback: Callback) -> Observer:
+def as_observer(callback: Callback) -> Observer:
+    """An observer as it is; a function of an epoch's record as one; anything else is refused."""
     if isinstance(callback, Observer):
         return callback
     if not callable(callback):
@@ -363,30 +433,61 @@ def _as_observer(callback: Callback) -> Observer:
 
 # --- The tables of an epoch -------------------------------------------------------------------------------------------
 
+Order = Callable[[int], NDArray[np.int64]]
+"""Epoch -> the training rows in the order of that epoch. Asked for each epoch once, one after the other."""
+Penalty = Callable[[NDArray[np.int32]], NDArray[np.float64]]
+"""Rows of each step ``(n_steps, batch)``, -1 where there is none -> c of each step in its penalty 0.5 * c * sum(w^2)."""
+
+
+def seeded_order(seed: int, n_rows: int) -> Order:
+    """Another order of all rows for every epoch, a pure function of seed and epoch."""
+    return lambda epoch: counters.permutation(counters.key(seed, counters.Purpose.ORDER, step=epoch), n_rows)
+
+
+def same_order(n_rows: int) -> Order:
+    """The data's own order, in every epoch."""
+    order = np.arange(n_rows)
+    return lambda epoch: order
+
+
+def penalty_per_mini_batches(l2: float, whole_batches: int) -> Penalty:
+    """The article's penalty: 0.5 * l2 * sum(w^2) / (number of whole mini-batches)."""
+    return lambda rows: np.full(len(rows), l2 / max(1, whole_batches))
+
 
 @dataclass(frozen=True)
-class _Steps:
-    """Which rows, rates and masks every step has: a pure function of the settings."""
+class Steps:
+    """Which rows, rates and masks every step has.
+
+    Attributes:
+        n_rows: rows in an epoch.
+        mini_batch_size: rows in a step.
+        order: in which order they come.
+        drop_last: leave out a short last mini-batch; else it is a step of its own.
+        seed: decides dropout masks.
+        epochs: at most so many; a schedule's end.
+        penalty: strength of the L2 penalty in each step.
+        model: the layers, for their dropout.
+        optimizer: for its numbers and its schedule.
+        first_step: steps that the state has behind it. Optimizer and masks count on from it; epochs and schedules begin anew.
+    """
 
     n_rows: int
     mini_batch_size: int
-    shuffle: bool
+    order: Order
     drop_last: bool
     seed: int
     epochs: int
-    l2: float
+    penalty: Penalty
     model: Model
     optimizer: Optimizer
-
-    @property
-    def whole_batches(self) -> int:
-        """Mini-batches of full size in an epoch."""
-        return self.n_rows // self.mini_batch_size
+    first_step: int = 0
 
     @property
     def per_epoch(self) -> int:
         """Steps in an epoch."""
-        return self.whole_batches if self.drop_last else -(-self.n_rows // self.mini_batch_size)
+        whole = self.n_rows // self.mini_batch_size
+        return whole if self.drop_last else -(-self.n_rows // self.mini_batch_size)
 
     @property
     def table_length(self) -> int:
@@ -394,38 +495,42 @@ class _Steps:
         return max(1, min(self.per_epoch, TABLE_NUMBERS // self.mini_batch_size))
 
     def rates(self, steps: NDArray[np.int64]) -> NDArray[np.float64]:
-        """The scheduled learning rate of each step."""
+        """The scheduled learning rate of each step of this run."""
         schedule = as_schedule(self.optimizer.learning_rate)
         return schedule(steps / self.per_epoch, float(self.epochs))
 
     def rate_at(self, step: int) -> float:
-        """The scheduled learning rate of one step."""
+        """The scheduled learning rate of one step of this run."""
         return float(self.rates(np.array([step]))[0])
 
     def plan(self, epoch: int) -> Plan:
         """The tables of a whole epoch."""
-        if self.shuffle:
-            key = counters.key(self.seed, counters.Purpose.ORDER, step=epoch)
-            order = counters.permutation(key, self.n_rows)
-        else:
-            order = np.arange(self.n_rows)
-        rows = np.full(self.per_epoch * self.mini_batch_size, -1, np.int32)
-        rows[: self.n_rows] = order[: len(rows)]
+        places = np.full(self.per_epoch * self.mini_batch_size, -1, np.int32)
+        places[: self.n_rows] = self.order(epoch)[: len(places)]
+        rows = places.reshape(self.per_epoch, self.mini_batch_size)
         steps = np.arange(epoch * self.per_epoch, (epoch + 1) * self.per_epoch)
+        counted = steps + self.first_step
         p_dropout = [layer.p_dropout for layer in self.model.layers]
+        if any(p_dropout):
+            layers = np.arange(len(p_dropout))[None, :]
+            keys = counters.key(self.seed, counters.Purpose.DROPOUT, layer=layers, step=counted[:, None])
+        else:  # no mask is drawn
+            keys = np.zeros((self.per_epoch, len(p_dropout), 2), np.uint32)
         return Plan(
             n_steps=self.per_epoch,
-            rows=rows.reshape(self.per_epoch, self.mini_batch_size),
-            coefficients=self.optimizer.coefficients(steps, self.rates(steps)),
-            l2=np.full(self.per_epoch, self.l2 / max(1, self.whole_batches)),
-            dropout=np.tile(p_dropout, (self.per_epoch, 1)),
-            keys=counters.key(
-                self.seed,
-                counters.Purpose.DROPOUT,
-                layer=np.arange(len(p_dropout))[None, :],
-                step=steps[:, None],
-            ),
+            rows=rows,
+            coefficients=self.optimizer.coefficients(counted, self.rates(steps)),
+            l2=self.penalty(rows),
+            dropout=np.full((self.per_epoch, len(p_dropout)), p_dropout),
+            keys=keys,
         )
+
+
+def step_weights(rows: NDArray[np.int32], row_weights: NDArray[np.float64] | None) -> NDArray[np.float64]:
+    """How much the rows of each step weigh together: ``(n_steps, batch)`` row indices -> ``(n_steps,)``."""
+    if row_weights is None:
+        return (rows >= 0).sum(axis=1, dtype=np.float64)
+    return np.where(rows >= 0, row_weights[rows], 0.0).sum(axis=1)
 
 
 def _cut(plan: Plan, start: int, n_steps: int, length: int) -> Plan:
@@ -444,13 +549,15 @@ def _cut(plan: Plan, start: int, n_steps: int, length: int) -> Plan:
 
 
 @dataclass(frozen=True)
-class _Parts:
+class Parts:
+    """The data of a training, checked."""
+
     train: Part
     validation: Part | None
     test: Part | None
 
     @classmethod
-    def read(cls, model: Model, train: Any, validation: Any, test: Any, mini_batch_size: int, dtype: str) -> _Parts:
+    def read(cls, model: Model, train: Any, validation: Any, test: Any, mini_batch_size: int, dtype: str) -> Parts:
         """The data, checked against the model and each other."""
         first = as_part(train, model.n_in, model.n_out, "training data")
         if mini_batch_size > first.n_rows:

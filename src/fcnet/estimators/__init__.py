@@ -1,0 +1,1 @@
+"""scikit-learn's multilayer perceptrons on fcnet's engines: ``fcnet.MLPClassifier`` and ``fcnet.MLPRegressor``."""
