@@ -50,6 +50,7 @@ ACTIVATIONS = {
     "silu": (lambda z: z * expit(z), lambda z: expit(z) + z * expit(z) * expit(-z)),
     "mish": (lambda z: z * np.tanh(softplus(z)), mish_derivative),
     "softplus": (softplus, expit),
+    "exponential": (np.exp, np.exp),
     "linear": (lambda z: z, lambda z: 0.0 * z + 1.0),
     "sin": (np.sin, np.cos),
 }
@@ -125,28 +126,66 @@ def targets_of(y, n_out):
 
 
 def row_costs(cost, z, a, t):
-    """The cost of each row, ``(n_rows,)``."""
-    if cost == "log_likelihood":  # - sum_j t_j log a_j
+    """The cost of each row, ``(n_rows,)``; ``cost`` is a name, or a name and its constants."""
+    name, *constants = (cost,) if isinstance(cost, str) else cost
+    if name == "label_smoothing":
+        name, t = "log_likelihood", (1.0 - constants[0]) * t + constants[0] / t.shape[1]
+    if name == "binary_label_smoothing":
+        name, t = "cross_entropy", (1.0 - constants[0]) * t + constants[0] / 2.0
+    if name in ("log_likelihood", "focal"):  # - sum_j t_j log a_j, for focal times (1 - a_j)^gamma
         log_a = z - z.max(axis=1, keepdims=True)
         log_a = log_a - np.log(np.exp(log_a).sum(axis=1, keepdims=True))
-        return -(t * log_a).sum(axis=1)
-    if cost == "cross_entropy":  # - sum_j [t_j log a_j + (1 - t_j) log(1 - a_j)], log a = -softplus(-z)
+        return -(t * log_a * ((1.0 - a) ** constants[0] if constants and name == "focal" else 1.0)).sum(axis=1)
+    if name == "cross_entropy":  # - sum_j [t_j log a_j + (1 - t_j) log(1 - a_j)], log a = -softplus(-z)
         return (t * softplus(-z) + (1.0 - t) * softplus(z)).sum(axis=1)
-    if cost == "quadratic":  # 1/2 sum_j (a_j - t_j)^2
-        return ((a - t) ** 2).sum(axis=1) / 2
-    raise ValueError(cost)
+    if name == "binary_focal":  # the same, with (1 - a_j)^gamma and a_j^gamma
+        (gamma,) = constants
+        return (t * (1.0 - a) ** gamma * softplus(-z) + (1.0 - t) * a**gamma * softplus(z)).sum(axis=1)
+    if name == "poisson":  # a_j - t_j log a_j + t_j log t_j - t_j
+        return (a - t * z + np.where(t > 0, t * np.log(np.where(t > 0, t, 1.0)), 0.0) - t).sum(axis=1)
+    return ERRORS[name][0](a - t, *constants).sum(axis=1)
 
 
 def output_error(cost, activation, z, a, t):
     """delta = d cost / d z of the last layer, a row at a time."""
-    if cost == "log_likelihood":  # softmax outputs
+    name, *constants = (cost,) if isinstance(cost, str) else cost
+    if name == "label_smoothing":
+        name, t = "log_likelihood", (1.0 - constants[0]) * t + constants[0] / t.shape[1]
+    if name == "binary_label_smoothing":
+        name, t = "cross_entropy", (1.0 - constants[0]) * t + constants[0] / 2.0
+    if name == "log_likelihood":  # softmax outputs
         return t.sum(axis=1, keepdims=True) * a - t
-    if cost == "cross_entropy":  # sigmoid outputs
+    if name in ("cross_entropy", "poisson"):  # sigmoid outputs; exponential outputs
         return a - t
-    slope = a - t  # quadratic: d cost / d a
+    if name == "binary_focal":  # by a, with log a = -softplus(-z) and d a / d z = a (1 - a)
+        (gamma,) = constants
+        ones = t * (1.0 - a) ** gamma * (-gamma * a * softplus(-z) - (1.0 - a))
+        zeros = (1.0 - t) * a**gamma * (gamma * (1.0 - a) * softplus(z) + a)
+        return ones + zeros
+    if name == "focal":  # d cost / d a_j = t_j [gamma (1 - a_j)^(gamma - 1) log a_j - (1 - a_j)^gamma / a_j]
+        (gamma,) = constants
+        slope = t * (gamma * (1.0 - a) ** (gamma - 1.0) * np.log(a) - (1.0 - a) ** gamma / a)
+    else:
+        slope = ERRORS[name][1](a - t, *constants)  # d cost / d a
     if activation == "softmax":  # d a_j / d z_k = a_j ([j = k] - a_k)
         return a * (slope - (slope * a).sum(axis=1, keepdims=True))
     return slope * ACTIVATIONS[activation][1](z)
+
+
+ERRORS = {
+    "quadratic": (lambda e: e**2 / 2, lambda e: e),
+    "absolute": (np.abs, np.sign),
+    "huber": (
+        lambda e, delta: np.where(np.abs(e) <= delta, e**2 / 2, delta * (np.abs(e) - delta / 2)),
+        lambda e, delta: np.where(np.abs(e) <= delta, e, delta * np.sign(e)),
+    ),
+    "log_cosh": (lambda e: np.log(np.cosh(e)), np.tanh),
+    "quantile": (  # e = a - t, so too low a guess has e < 0
+        lambda e, *q: np.where(e < 0, -np.array(q) * e, (1.0 - np.array(q)) * e),
+        lambda e, *q: np.where(e < 0, -np.array(q), np.where(e > 0, 1.0 - np.array(q), 0.0)),
+    ),
+}
+"""Costs that are a sum of functions of the error e = a_j - t_j: the function and its derivative, each given the constants."""
 
 
 def weights_of_rows(weights, n_rows):

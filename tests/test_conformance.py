@@ -22,8 +22,23 @@ from hypothesis import strategies as st
 
 import reference
 from fcnet import counters
-from fcnet.activations import ELEMENTWISE, linear, relu, sigmoid, tanh
-from fcnet.costs import COSTS, Cost, cross_entropy, log_likelihood, quadratic
+from fcnet.activations import ELEMENTWISE, exponential, linear, relu, sigmoid, softmax, tanh
+from fcnet.costs import (
+    COSTS,
+    Cost,
+    absolute,
+    binary_focal,
+    binary_label_smoothing,
+    cross_entropy,
+    focal,
+    huber,
+    label_smoothing,
+    log_cosh,
+    log_likelihood,
+    poisson,
+    quadratic,
+    quantile,
+)
 from fcnet.data.arrays import Part
 from fcnet.engines.contract import Placement, Plan, Program, Report, TrainState, initial_state
 from fcnet.engines.native import engine as native
@@ -112,7 +127,7 @@ class Case:
             l2=plan.l2,
             dropout=plan.dropout,
             keys=plan.keys,
-            cost=self.cost.name,
+            cost=(self.cost.name, *self.cost.constants),
             optimizer=self.optimizer,
             scaling=self.scaling,
             weights=part.weights,
@@ -125,9 +140,9 @@ def random_part(
     """Rows of noise, a share of them nonzero, and targets of the kind that the cost reads."""
     rng = np.random.default_rng(seed)
     X = rng.normal(size=(n_rows, model.n_in)).astype(np.float32)
-    if cost == log_likelihood and model.n_out > 1:
+    if cost.pairs_with == softmax and model.n_out > 1:
         y = rng.integers(model.n_out, size=n_rows)
-    elif cost == quadratic:
+    elif cost.pairs_with is None:
         y = rng.normal(size=(n_rows, model.n_out)).astype(np.float32)
     else:
         y = rng.integers(2, size=(n_rows, model.n_out)).astype(np.float32)
@@ -240,6 +255,7 @@ def test_reference_gradient_by_finite_differences(activation, scaling):
     """Backpropagation by hand, through dropout masks, row weights and every activation."""
     function = ELEMENTWISE[activation]
     for cost, last in [
+        *((cost, LAST[cost.pairs_with or linear]) for cost in OTHER_COSTS),
         (log_likelihood, SoftmaxLayer(6, 3, 0.4)),
         (cross_entropy, FullyConnectedLayer(6, 3, sigmoid, 0.4)),
         (quadratic, FullyConnectedLayer(6, 3, function, 0.4)),
@@ -253,7 +269,16 @@ def test_reference_gradient_by_finite_differences(activation, scaling):
 
         def total(parameters, layers=layers, part=part, keys=keys, cost=cost):
             return reference.cost_and_gradient(
-                layers, parameters, part.X, part.y, cost.name, scaling, part.weights, 0.1, (0.3, 0.4), keys
+                layers,
+                parameters,
+                part.X,
+                part.y,
+                (cost.name, *cost.constants),
+                scaling,
+                part.weights,
+                0.1,
+                (0.3, layers[1].p_dropout),
+                keys,
             )
 
         gradient = total(parameters)[2]
@@ -382,6 +407,33 @@ def test_pairwise_table_is_complete():
         met = {(str(row[a]), str(row[b])) for row in PAIRWISE}
         assert met == {(str(i), str(j)) for i in FACTORS[a] for j in FACTORS[b]}
     assert len(PAIRWISE) < 80
+
+
+OTHER_COSTS = [
+    absolute,
+    huber(),
+    huber(0.3),
+    log_cosh,
+    quantile(),
+    quantile((0.1, 0.5, 0.9)),
+    poisson,
+    focal(),
+    focal(0.5),
+    binary_focal(),
+    label_smoothing(),
+    binary_label_smoothing(),
+]
+LAST = {softmax: SoftmaxLayer(6, 3, weights=glorot_uniform)} | {
+    function: FullyConnectedLayer(6, 3, function, weights=glorot_uniform) for function in (sigmoid, linear, exponential)
+}
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["", "weighted"])
+@pytest.mark.parametrize("cost", OTHER_COSTS, ids=repr)
+def test_every_cost(engine, dtype, cost, weighted):
+    for last in [LAST[cost.pairs_with]] if cost.pairs_with else [LAST[linear], LAST[softmax]]:
+        layers = (FullyConnectedLayer(5, 6, tanh, weights=glorot_uniform), last)
+        assert_agrees(engine, Case(layers, cost, SGD(0.05), weighted=weighted), dtype)
 
 
 @pytest.mark.parametrize("row", PAIRWISE, ids=label)
@@ -918,6 +970,45 @@ def test_must_not_recompile(engine, dtype, change):
         epoch(case, n_steps=3)
         epoch(case, n_steps=199, p_dropout=0.25)
     assert names == []
+
+
+@pytest.mark.parametrize("kind", ["labels", "values"])
+def test_arrays_that_may_not_be_written_to_compile_nothing(engine, dtype, kind):
+    """Arrays from a memory map, or from another process, are read-only."""
+    case = article() if kind == "labels" else Case((FullyConnectedLayer(9, 2, linear),), quadratic, SGD(0.01))
+    program, open_part = case.program(dtype), case.part()
+
+    def use(part: Part) -> None:
+        data = engine.put(part, program, CPU)
+        run = engine.start(program, initial_state(program, case.parameters()), CPU)
+        engine.advance(run, data, case.plan())
+        engine.evaluate(run, data)
+        engine.forward(run, part.X)
+        engine.cost_and_gradient(run, data)
+
+    weights = np.ones(open_part.n_rows)
+    arrays = open_part.X.astype(dtype), open_part.y, weights
+    use(Part(*arrays))
+    for array in arrays:
+        array.flags.writeable = False
+    with compilations() as names:
+        use(Part(*arrays))
+    assert names == []
+
+
+def test_replaced_parameters_are_used_and_slots_stay(engine, dtype):
+    case, other = article(optimizer=Momentum(0.02)), article(seed=1)
+    program, part = case.program(dtype), case.part()
+    data, run = engine.put(part, program, CPU), engine.start(program, initial_state(program, case.parameters()), CPU)
+    engine.advance(run, data, case.plan())
+    before = engine.snapshot(run)
+    engine.replace(run, other.parameters())
+    after = engine.snapshot(run)
+    expected = initial_state(program, other.parameters())
+    assert_same_bytes(TrainState(after.parameters, {}, 0), TrainState(expected.parameters, {}, 0))
+    for slot, arrays in before.slots.items():
+        assert worst(after.slots[slot], arrays) == 0
+    assert after.step == before.step
 
 
 # --- float64 where asked, any callable, and reasons --------------------------------------------------------------------

@@ -129,14 +129,16 @@ ELEMENTWISE = {
     activation.name: activation
     for activation in (sigmoid, tanh, relu, leaky_relu, elu, selu, gelu, silu, mish, softplus, linear)
 }
-"""The activations of hidden layers by name: for files and the command line."""
+"""The activations of hidden layers by name: for the command line."""
+NAMED = {**ELEMENTWISE, exponential.name: exponential}
+"""All elementwise activations by name, for files: hidden exponential units would leave the range of any float."""
 
 
 def activation_named(name: str) -> Activation:
     """The elementwise activation of that name; an unknown one is refused with the closest."""
-    if name not in ELEMENTWISE:
-        raise unknown_name("activation", name, ELEMENTWISE)
-    return ELEMENTWISE[name]
+    if name not in NAMED:
+        raise unknown_name("activation", name, NAMED)
+    return NAMED[name]
 
 
 def as_activation(function: Activation | Callable[[Array], Array]) -> Activation:

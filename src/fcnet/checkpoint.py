@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fcnet.activations import ELEMENTWISE, softmax
+from fcnet.activations import NAMED, softmax
 from fcnet.data.files import open_file, shown, what_is_at
 from fcnet.errors import FcnetError, FileError, InputError
 from fcnet.initializers import INITIALIZERS
@@ -132,7 +132,7 @@ def write_atomically(file: Path, content: bytes) -> None:
 
 
 _STRUCTURE = {"format", "version", "layers", "dropout_scaling"}
-_ACTIVATIONS = {**ELEMENTWISE, softmax.name: softmax}
+_ACTIVATIONS = {**NAMED, softmax.name: softmax}
 
 
 # --- Layers as JSON ---------------------------------------------------------------------------------------------------
@@ -144,7 +144,7 @@ def _describe_layer(index: int, layer: Layer) -> dict[str, Any]:
         raise InputError(
             f"Layer {index} has the custom activation {activation.name!r}, and a file never holds code. Save the numbers with "
             f"numpy.savez(path, **network.arrays), and rebuild the network in code before you set network.parameters; or use "
-            f"one of: {', '.join(ELEMENTWISE)}."
+            f"one of: {', '.join(NAMED)}."
         )
     for initializer in (layer.weights, layer.biases):
         if INITIALIZERS.get(initializer.name) != initializer:

@@ -162,6 +162,9 @@ class Engine(Protocol):
     def start(self, program: Program, state: TrainState, placement: Placement) -> Any:
         """Copy a state to the device. ``Run``."""
 
+    def replace(self, run: Any, parameters: Mapping[str, NDArray[Any]]) -> None:
+        """Put other parameters in the place of a run's; the rest of its state stays."""
+
     def advance(self, run: Any, data: Any, plan: Plan) -> Report:
         """Do a chunk of steps."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,6 +129,12 @@ class XlaEngine:
             # Copied, not viewed: the buffers are donated to the first chunk.
             put = functools.partial(jax.device_put, device=jax_device(placement), may_alias=False)
             return Run(program, placement, put(state.parameters), put(state.slots), state.step)
+
+    def replace(self, run: Run, parameters: Mapping[str, NDArray[Any]]) -> None:
+        """Put other parameters in the place of a run's."""
+        with _precision(run.program):
+            own = {name: np.asarray(array, run.program.dtype) for name, array in parameters.items()}
+            run.parameters = jax.device_put(own, jax_device(run.placement), may_alias=False)
 
     def advance(self, run: Run, data: Data, plan: Plan) -> Report:
         """Do a chunk of steps."""

@@ -30,6 +30,7 @@ def train_lbfgs(job: Job) -> Parameters:
     shapes = [job.parameters[name].shape for name in names]
     ends = np.cumsum([0, *(job.parameters[name].size for name in names)])
     places = [slice(start, end) for start, end in pairwise(ends.tolist())]
+    run = engine.start(program, TrainState(job.parameters, {}), choice.placement)
     started = time.perf_counter()
 
     def unpack(flat: NDArray[np.float64]) -> Parameters:
@@ -37,7 +38,7 @@ def train_lbfgs(job: Job) -> Parameters:
         return {name: flat[place].reshape(shape) for name, place, shape in zip(names, places, shapes, strict=True)}
 
     def cost_and_gradient(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        run = engine.start(program, TrainState(unpack(flat), {}), choice.placement)
+        engine.replace(run, unpack(flat))
         cost, gradient = engine.cost_and_gradient(run, data, l2)
         return cost, np.concatenate([gradient[name].ravel() for name in names], dtype=np.float64)
 

@@ -16,7 +16,7 @@ from numba.extending import overload
 from fcnet import activations
 from fcnet.engines.native.vectors import jit, power_of_two, split_power
 
-SIGMOID, TANH, RELU, LEAKY_RELU, ELU, SELU, GELU, SILU, MISH, SOFTPLUS, LINEAR, SOFTMAX = range(12)
+SIGMOID, TANH, RELU, LEAKY_RELU, ELU, SELU, GELU, SILU, MISH, SOFTPLUS, LINEAR, SOFTMAX, EXPONENTIAL = range(13)
 """Codes of the activations."""
 ACTIVATIONS = {
     activations.sigmoid: SIGMOID,
@@ -31,6 +31,7 @@ ACTIVATIONS = {
     activations.softplus: SOFTPLUS,
     activations.linear: LINEAR,
     activations.softmax: SOFTMAX,
+    activations.exponential: EXPONENTIAL,
 }
 
 
@@ -222,6 +223,10 @@ def activate(code: int, a: Any, f: Any) -> None:
             z = a[j]
             f[j] = sigmoid(z)
             a[j] = _softplus(z)
+    elif code == EXPONENTIAL:
+        for j in range(n):
+            a[j] = exp(a[j])
+            f[j] = a[j]
     else:
         for j in range(n):
             f[j] = one

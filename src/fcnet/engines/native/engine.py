@@ -10,7 +10,7 @@ import functools
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,10 @@ from fcnet import costs, counters, optimizers
 from fcnet.data.arrays import Part, Rows, is_sparse
 from fcnet.engines.contract import Metrics, Placement, Plan, Program, Report, TrainState, accuracy_rule, initial_state
 from fcnet.engines.native import kernels
-from fcnet.engines.native.costs import COSTS, ROWS
+from fcnet.engines.native.costs import CODES, ROWS, constants_of
 from fcnet.engines.native.elementary import ACTIVATIONS
 from fcnet.engines.native.layout import IN_PAD, N_IN, N_OUT, OUT_PAD, ROOM, Layout, Tables, Work, zeros
-from fcnet.engines.native.rows import NativeData, density, for_threads, read_rows
+from fcnet.engines.native.rows import NativeData, as_kernels_read, density, for_threads, read_rows
 from fcnet.engines.native.updates import GRADIENT, RULES, TILE_NUMBERS
 from fcnet.layers import FullyConnectedLayer, SoftmaxLayer
 from fcnet.model import Model, weights_name
@@ -82,7 +82,7 @@ class NativeEngine:
                     f"the activation {layer.activation_fn.name} of layer {index} is not one of fcnet's own; "
                     "the engine xla takes any function."
                 )
-        if program.cost not in COSTS:
+        if program.cost.function not in CODES:
             return f"the cost {program.cost.name} is not one of fcnet's own; the engine xla takes any function."
         if program.rule not in RULES:
             return f"the update rule {program.rule.name} is not one of fcnet's own; the engine xla takes any function."
@@ -104,6 +104,14 @@ class NativeEngine:
             slots.append(zeros((len(packed), layout.n_parameters), program.dtype))
             slots[-1][:] = np.reshape(packed, slots[-1].shape)
         return Run(program, placement, parameters, slots, state.step, _inference_gain(program))
+
+    def replace(self, run: Run, parameters: Mapping[str, NDArray[Any]]) -> None:
+        """Put other parameters in the place of a run's."""
+        for index, flat in enumerate(run.parameters):
+            member = None if run.program.members is None else index
+            flat[:] = Layout.of(run.program.model, run.program.dtype, 1).pack(
+                _of(parameters, member), run.program.dtype
+            )
 
     def advance(self, run: Run, data: NativeData, plan: Plan) -> Report:
         """Do a chunk of steps."""
@@ -136,21 +144,20 @@ class NativeEngine:
         sharing = _sharing(run.program.model, height, data)
         layout, works = self._room(run, height, data)
         arrays = for_threads(data, sharing.n_threads)
-        if sharing.n_groups:
-            groups = zeros((sharing.n_groups, layout.n_parameters), run.program.dtype)
-            works = [works[0]._replace(groups=groups)]
+        room = _with_groups(works[0], sharing, layout, run.program.dtype)
         exchange = zeros((2, height * layout.lines[0, OUT_PAD] if sharing.by_units else 0), run.program.dtype)
-        works[0].barrier[0] = 0
+        room.barrier[0] = 0
         report = np.full(n_steps, np.nan)
         bad = [-1] * sharing.n_threads
 
         def work(thread: int) -> None:
             state = layout.lines, run.parameters[member], run.slots[member], arrays, tables
-            steps = n_steps, thread, sharing.n_threads, COSTS[run.program.cost], RULES[run.program.rule], report
+            rules = *_cost_of(run.program), RULES[run.program.rule]
+            steps = n_steps, thread, sharing.n_threads, *rules, report
             if sharing.by_units:
-                bad[thread] = kernels.advance_by_units(*state, works[thread], exchange, works[0].barrier, *steps)
+                bad[thread] = kernels.advance_by_units(*state, works[thread], exchange, room.barrier, *steps)
             else:
-                bad[thread] = kernels.advance(*state, works[0], *steps)
+                bad[thread] = kernels.advance(*state, room, *steps)
 
         _in_threads(sharing.n_threads, work)
         return report, bad[0]
@@ -181,7 +188,7 @@ class NativeEngine:
                         block * BLOCK,
                         min(data.n_rows, (block + 1) * BLOCK),
                         run.gain,
-                        COSTS[program.cost],
+                        *_cost_of(program),
                         rule == "threshold",
                         sums[block],
                     )
@@ -204,7 +211,7 @@ class NativeEngine:
         at_a_time = n_rows if n_rows <= BLOCK else max(1, FORWARD_NUMBERS // program.model.n_in)
         for start in range(0, n_rows, at_a_time):
             some = X[start : start + at_a_time]
-            rows = np.ascontiguousarray(some.toarray() if is_sparse(some) else some, dtype)
+            rows = as_kernels_read(some.toarray() if is_sparse(some) else some, dtype)
             for member, parameters in enumerate(run.parameters):
                 own = answers[member, start : start + at_a_time]
                 work = functools.partial(
@@ -224,13 +231,14 @@ class NativeEngine:
     def cost_and_gradient(self, run: Run, data: NativeData, l2: float = 0.0) -> tuple[float, dict[str, NDArray[Any]]]:
         """Mean cost without dropout + 0.5 * l2 * sum(w^2), and its gradient."""
         program, dtype = run.program, run.program.dtype
-        layout, works = self._room(run, BLOCK, data)
-        steps = -(-data.n_rows // BLOCK)
-        rows = np.full(steps * BLOCK, -1, np.int32)
+        height = min(BLOCK, data.n_rows)
+        layout, works = self._room(run, height, data)
+        steps = -(-data.n_rows // height)
+        rows = np.full(steps * height, -1, np.int32)
         rows[: data.n_rows] = np.arange(data.n_rows)
         layers = len(program.model.layers)
         tables = Tables(
-            rows.reshape(steps, BLOCK),
+            rows.reshape(steps, height),
             np.zeros((steps, 1), dtype),
             np.zeros(steps, dtype),
             np.tile(run.gain, (steps, 1)),
@@ -240,17 +248,28 @@ class NativeEngine:
         )
         parameters, gradient = run.parameters[0], np.zeros((1, layout.n_parameters), dtype)
         report = np.zeros(steps)
-        works[0].barrier[0] = 0
-        arrays = for_threads(data, data.n_threads)
-        code = COSTS[program.cost]
+        sharing = _sharing(program.model, height, data, units=False)
+        room = _with_groups(works[0], sharing, layout, dtype)
+        arrays = for_threads(data, sharing.n_threads)
+        rules = *_cost_of(program), GRADIENT
 
         def work(thread: int) -> None:
             kernels.advance(
-                layout.lines, parameters, gradient, arrays, tables, works[0], steps, thread, data.n_threads, code,
-                GRADIENT, report,
-            )  # fmt: skip
+                layout.lines,
+                parameters,
+                gradient,
+                arrays,
+                tables,
+                room,
+                steps,
+                thread,
+                sharing.n_threads,
+                *rules,
+                report,
+            )
 
-        _in_threads(data.n_threads, work)
+        room.barrier[0] = 0
+        _in_threads(sharing.n_threads, work)
         weights = layout.unpack(parameters)
         answer = layout.unpack(gradient[0])
         penalty = 0.0
@@ -299,7 +318,7 @@ def _say_that_it_compiles() -> None:
 # --- Arrays -----------------------------------------------------------------------------------------------------------
 
 
-def _of(arrays: dict[str, NDArray[Any]], member: int | None) -> dict[str, NDArray[Any]]:
+def _of(arrays: Mapping[str, NDArray[Any]], member: int | None) -> Mapping[str, NDArray[Any]]:
     return arrays if member is None else {name: array[member] for name, array in arrays.items()}
 
 
@@ -317,6 +336,18 @@ def _inference_gain(program: Program) -> NDArray[Any]:
     model = program.model
     scaled = model.dropout_scaling == "inference"
     return np.array([1.0 - layer.p_dropout if scaled else 1.0 for layer in model.layers], program.dtype)
+
+
+def _cost_of(program: Program) -> tuple[int, NDArray[Any]]:
+    """The cost's code and constants."""
+    return CODES[program.cost.function], constants_of(program.cost, program.model.n_out, program.dtype)
+
+
+def _with_groups(work: Work, sharing: _Sharing, layout: Layout, dtype: str) -> Work:
+    """The arrays to compute in, with room for a gradient of each group of rows where they are shared out so."""
+    if not sharing.n_groups:
+        return work
+    return work._replace(groups=zeros((sharing.n_groups, layout.n_parameters), dtype))
 
 
 def _work(layout: Layout, dtype: str, data: NativeData) -> Work:
@@ -359,14 +390,14 @@ class _Sharing:
     by_units: bool = False
 
 
-def _sharing(model: Model, height: int, data: NativeData) -> _Sharing:
+def _sharing(model: Model, height: int, data: NativeData, units: bool = True) -> _Sharing:
     """What lets the fewest bytes cross from core to core: a pure function of sizes, so that a run can be repeated."""
     first, *others = (6 * height * layer.n_in * layer.n_out for layer in model.layers)
     n_parameters = sum((layer.n_in + 1) * layer.n_out for layer in model.layers)
     n_row_numbers = sum(layer.n_in + 2 * layer.n_out for layer in model.layers)
     sparse = data.sparse and not model.layers[0].p_dropout
     read = first * density(data)
-    if sparse and len(model.layers) > 1 and height <= UNIT_ROWS and read > UNITS_SHARE * sum(others):
+    if units and sparse and len(model.layers) > 1 and height <= UNIT_ROWS and read > UNITS_SHARE * sum(others):
         threads = min(data.n_threads, int(read // UNIT_OPERATIONS), model.layers[0].n_out // UNITS)
         if threads > 1:
             return _Sharing(threads, by_units=True)

@@ -93,7 +93,7 @@ def _mean_cost(data: Any, batch: Any, n: int, scale: float, costs: Any) -> float
 
 
 @jit()
-def advance(layout: Any, parameters: Any, slots: Any, data: Any, tables: Any, work: Any, n_steps: int, thread: int, n_threads: int, cost: int, rule: int, costs: Any) -> int:  # fmt: skip
+def advance(layout: Any, parameters: Any, slots: Any, data: Any, tables: Any, work: Any, n_steps: int, thread: int, n_threads: int, cost: int, constants: Any, rule: int, costs: Any) -> int:  # fmt: skip
     """Steps 0 to n_steps - 1 of the tables, by one of n_threads threads that call this at the same time.
 
     Threads share out rows, then lines of weights; or where ``work.groups`` has room for them, groups of rows with a gradient
@@ -111,7 +111,7 @@ def advance(layout: Any, parameters: Any, slots: Any, data: Any, tables: Any, wo
             first_group, last_group = n_groups * thread // n_threads, n_groups * (thread + 1) // n_threads
             first, last = n * first_group // n_groups, n * last_group // n_groups
         forward(layout, ZERO, parameters, data, work, batch, first, last, tables.gain[step], tables.thresholds[step], tables.keys[step], thread)  # fmt: skip
-        judge(cost, last_line, data, batch, first, last, scale, work.rows, work.outcomes[thread], work.costs)
+        judge(cost, constants, last_line, data, batch, first, last, scale, work.rows, work.outcomes[thread], work.costs)
         backward(layout, parameters, work.rows, work.turned[thread], first, last)
         if n_groups:
             for group in range(first_group, last_group):
@@ -133,7 +133,7 @@ def advance(layout: Any, parameters: Any, slots: Any, data: Any, tables: Any, wo
 
 
 @jit()
-def advance_by_units(layout: Any, parameters: Any, slots: Any, data: Any, tables: Any, work: Any, exchange: Any, barrier: Any, n_steps: int, thread: int, n_threads: int, cost: int, rule: int, costs: Any) -> Any:  # fmt: skip
+def advance_by_units(layout: Any, parameters: Any, slots: Any, data: Any, tables: Any, work: Any, exchange: Any, barrier: Any, n_steps: int, thread: int, n_threads: int, cost: int, constants: Any, rule: int, costs: Any) -> Any:  # fmt: skip
     """As ``advance``, with a sparse first layer whose units the threads share out, each with all that follows to itself.
 
     A thread keeps its units' weights, and the whole of the later layers, in arrays of its own; ``work`` is its own too. Only
@@ -174,7 +174,7 @@ def advance_by_units(layout: Any, parameters: Any, slots: Any, data: Any, tables
                 for j in range(v - u):
                     rows[line[A_AT] + r * out_pad + u + j] = shared[u * length + r * (v - u) + j]
         forward(layout, ONE, mine, data, work, batch, ZERO, n, tables.gain[step], tables.thresholds[step], tables.keys[step], ZERO)  # fmt: skip
-        judge(cost, last_line, data, batch, ZERO, n, scale, rows, work.outcomes[0], work.costs)
+        judge(cost, constants, last_line, data, batch, ZERO, n, scale, rows, work.outcomes[0], work.costs)
         mean = _mean_cost(data, batch, n, scale, work.costs)
         if thread == 0:
             costs[step] = mean
@@ -287,7 +287,7 @@ def _share_of_nonzeros(x: Any) -> float:
 
 
 @jit()
-def evaluate(layout: Any, parameters: Any, data: Any, work: Any, first: int, last: int, gain: Any, cost: int, threshold: bool, sums: Any) -> None:  # fmt: skip
+def evaluate(layout: Any, parameters: Any, data: Any, work: Any, first: int, last: int, gain: Any, cost: int, constants: Any, threshold: bool, sums: Any) -> None:  # fmt: skip
     """Sums over rows ``first`` to ``last``: weighted cost, weighted count of right answers, weight."""
     layers = layout.shape[0]
     thresholds, keys = np.zeros(layers, np.uint32), np.zeros((layers, 2), np.uint32)
@@ -297,7 +297,7 @@ def evaluate(layout: Any, parameters: Any, data: Any, work: Any, first: int, las
         batch[r, 0] = first + r
     forward(layout, ZERO, parameters, data, work, batch, ZERO, n, gain, thresholds, keys, ZERO)
     line = layout[layers - 1]
-    judge(cost, line, data, batch, ZERO, n, 1.0, work.rows, work.outcomes[0], work.costs)
+    judge(cost, constants, line, data, batch, ZERO, n, 1.0, work.rows, work.outcomes[0], work.costs)
     sums[:] = 0.0
     for r in range(n):
         row, at = batch[r, 0], line[A_AT] + r * line[OUT_PAD]

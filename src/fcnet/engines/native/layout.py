@@ -7,6 +7,7 @@ Parameters, and a batch on its way through the layers, live in flat arrays, each
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -111,7 +112,7 @@ class Layout:
             before = a_at
         return cls(lines, parameters, rows, height)
 
-    def pack(self, arrays: dict[str, NDArray[Any]], dtype: str) -> NDArray[Any]:
+    def pack(self, arrays: Mapping[str, NDArray[Any]], dtype: str) -> NDArray[Any]:
         """Named arrays as one flat array."""
         flat = zeros(self.n_parameters, dtype)
         for index in range(len(self.lines)):

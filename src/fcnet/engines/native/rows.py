@@ -39,11 +39,29 @@ def read_rows(part: Part, dtype: str, n_threads: int, dropped: bool) -> NativeDa
     if part.kind == "labels":
         labels = part.y.astype(np.int32)
     else:
-        targets = np.ascontiguousarray(part.y, dtype)
-    weights = np.ones(part.n_rows) if part.weights is None else part.weights
+        targets = as_kernels_read(part.y, dtype)
+    weights = np.ones(part.n_rows) if part.weights is None else as_kernels_read(part.weights, "float64")
     dense, values, columns, splits = _rows(part.X, dtype, n_threads, dropped)
     arrays = Data(dense, values, columns, splits, labels, targets, weights)
     return NativeData(arrays, part.n_rows, part.kind, n_threads)
+
+
+def as_kernels_read(array: NDArray[Any], dtype: Any) -> NDArray[Any]:
+    """An array in a type, one row after the other, not copied where it is so already; and not marked as read-only.
+
+    Kernels write to no data, but would be compiled once more for arrays that may not be written to.
+    """
+    array = np.ascontiguousarray(array, dtype)
+    return array if array.flags.writeable else np.asarray(_Open(array))
+
+
+class _Open:
+    """An array's memory without its mark; it keeps the array."""
+
+    def __init__(self, array: NDArray[Any]) -> None:
+        self.array = array
+        address, _ = array.__array_interface__["data"]
+        self.__array_interface__ = {**array.__array_interface__, "data": (address, False)}
 
 
 def _rows(X: Rows, dtype: str, n_threads: int, dropped: bool) -> tuple[NDArray[Any], ...]:
@@ -58,7 +76,7 @@ def _rows(X: Rows, dtype: str, n_threads: int, dropped: bool) -> tuple[NDArray[A
             return X.astype(dtype).toarray(), *none
         values, columns, starts = X.data.astype(dtype), X.indices.astype(np.int32), X.indptr.astype(np.int64)
     else:
-        dense = np.ascontiguousarray(X, dtype)
+        dense = as_kernels_read(X, dtype)
         if dropped or np.count_nonzero(dense) >= SPARSE_BELOW * dense.size:
             return dense, *none
         starts = np.zeros(len(dense) + 1, np.int64)
