@@ -51,13 +51,13 @@ def read_table(path: str | Path) -> polars.DataFrame:
     """
     import polars
 
-    frames, size = [], 0
+    frames, size = [], 0.0
     for frame in read_batches(path):
         frames.append(frame)
         size += frame.estimated_size()
         if size > decompressed_limit(Path(path)):
             raise FileError(
-                f"{path} grows beyond {size:,} bytes in memory. Use a part of its rows, or predict from it in batches."
+                f"{path} grows beyond {size:,.0f} bytes in memory. Use a part of its rows, or predict from it in batches."
             )
     table = polars.concat(frames, rechunk=True)
     if Path(path).name.lower().endswith(".parquet"):
