@@ -56,9 +56,14 @@ ORDER = [
     "tabular.frames",
     "tabular.columns",
     "tabular.leaks",
+    "tabular.recipe",
+    "tabular.calibration",
+    "tabular.estimators",
+    "tabular.saved",
     "network3",
     "cli.words",
     "cli.runs",
+    "cli.tables",
     "cli.app",
 ]
 """The order of the parts: a file imports only from those above it. A folder's own files are free among themselves."""

@@ -57,8 +57,8 @@ def load_data(source: str | Path, seed: int = 0) -> DataSet:
         return read_book_pickle(path)
     if name.endswith(_TABLES):
         raise InputError(
-            f"{source} is a table, which is not read yet. Save its columns as arrays of numbers with "
-            "numpy.savez('data.npz', X=X, y=y), and pass that file."
+            f"{source} is a table, whose columns become numbers by what they hold. Train on it with fcnet.TabularClassifier or "
+            "TabularRegressor, or with fcnet train and --target; a network so trained reads tables."
         )
     if found != "nothing":
         raise InputError(f"{source} is a file of an unknown kind. Expected {_ACCEPTED}.")

@@ -603,7 +603,7 @@ def _names(text: polars.Series, values: Sequence[str], first_row: int) -> NDArra
     codes = _codes(text, values)
     if len(text) > text.null_count() and (codes == len(values)).all():
         came = as_numbers(text).null_count() == text.null_count()
-        if came and as_numbers(polars.Series(values, dtype=polars.String)).null_count():
+        if came and as_numbers(polars.Series(values, dtype=polars.String)).null_count() == len(values):
             bad = int(text.is_not_null().arg_max() or 0)
             raise _another_type(text, bad, first_row, f"a name such as {shown(values[0])}", repr(text[bad]))
     return codes
