@@ -332,7 +332,7 @@ class Columns:
         try:
             columns = tuple(_column_of(one) for one in description["columns"])
             found = cls(columns, description["n_rows"], description["sparse"])
-        except (KeyError, TypeError, AttributeError, ValueError):
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError):
             raise InputError(
                 "The description of the columns cannot be read. Expected what Columns.to_json wrote."
             ) from None
@@ -360,7 +360,8 @@ def _column_of(one: Mapping[str, Any]) -> Column:
     wanted = {field.name: str(field.type) for field in fields(made)}
     if given.keys() != wanted.keys() or not all(_HOLDS[type_](given[name]) for name, type_ in wanted.items()):
         raise ValueError(kind)
-    if made is Boolean and len(given["values"]) != 2:
+    values = given.get("values", ())
+    if len(set(values)) != len(values) or (made is Boolean and len(values) != 2):
         raise ValueError(kind)
     return made(**given)
 

@@ -346,7 +346,9 @@ class TabularClassifier(ClassifierMixin, TabularEstimator):
             unknown = self.classes_[np.minimum(places, len(self.classes_) - 1)] != labels
             if unknown.any():
                 row = int(np.argmax(unknown))
-                raise InputError(f"y has the class {str(labels[row])!r} in row {row + 1}, which the training rows have not.")
+                raise InputError(
+                    f"y has the class {str(labels[row])!r} in row {row + 1}, which the training rows have not."
+                )
             return places.astype(np.int64)
         self.classes_, places = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:
