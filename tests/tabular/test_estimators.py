@@ -121,6 +121,23 @@ def test_several_networks_are_averaged(monkeypatch):
     assert "3 networks" in model.summary()
 
 
+def test_ctrl_c_keeps_the_best_network(monkeypatch):
+    from fcnet.tabular import recipe
+
+    def interrupted(network, *arguments, **settings):
+        train(network, *arguments, **settings | {"epochs": 3})
+        raise KeyboardInterrupt
+
+    train = recipe.train
+    monkeypatch.setattr(recipe, "train", interrupted)
+    frame, labels, _ = messy(200)
+    model = TabularClassifier("fast", random_state=0)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(frame, labels)
+    assert len(model.history_.epochs) == 3
+    assert model.predict(frame).shape == (200,)
+
+
 def test_a_time_limit_ends_it():
     frame, labels, _ = messy(2000)
     TabularClassifier("fast", max_time=0.5).fit(frame[:100], labels[:100])  # compiles

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fcnet.data.delimited import MISSING
 from fcnet.data.files import shown
-from fcnet.data.table import as_booleans, as_numbers, as_times
+from fcnet.data.table import as_booleans
 from fcnet.errors import InputError
+from fcnet.tabular.values import days_of, names_of, numbers_of, parsed, text_of
 
 if TYPE_CHECKING:
     import polars
@@ -38,8 +38,6 @@ DENSE = 0.25
 WIDE = 256
 _CLIP = 3.0
 _TRUTH = ("false", "true")
-_DAY = 86_400e6
-"""Microseconds."""
 
 Features = NDArray[np.float32]
 
@@ -105,8 +103,8 @@ class Boolean:
         text = text_of(column)
         if self.values == _TRUTH:
             lower = text.str.to_lowercase().replace({"0": "false", "1": "true"})
-            text = _parsed(lower, as_booleans(lower), first_row, "true or false").cast(text.dtype)
-        codes = _names(text, self.values, first_row)
+            text = parsed(lower, as_booleans(lower), first_row, "true or false").cast(text.dtype)
+        codes = names_of(text, self.values, first_row)
         return np.array([-1.0, 1.0, 0.0], np.float32)[codes][:, None]
 
 
@@ -141,7 +139,7 @@ class Category:
     def places(self, column: polars.Series, first_row: int) -> NDArray[np.int64]:
         """Which feature is 1 in each row; ``width`` where none is."""
         text = text_of(column)
-        codes = _names(text, self.values, first_row)
+        codes = names_of(text, self.values, first_row)
         if self.rare:  # a rare value's place is the one behind the others; a missing value has none
             codes[text.is_null().to_numpy()] = len(self.values) + 1
         return codes
@@ -494,120 +492,6 @@ def _category(series: polars.Series, facts: dict[str, Any]) -> Column:
 def id_like(columns: Columns) -> list[str]:
     """The names of the columns that number or name rows."""
     return [column.name for column in columns.columns if column.kind == "id-like"]
-
-
-# --- A column's values ------------------------------------------------------------------------------------------------
-
-
-def numbers_of(column: polars.Series, first_row: int) -> NDArray[np.float64]:
-    """A column's values as numbers, NaN where missing.
-
-    Raises:
-        InputError: a value that is no number, or infinite, by row.
-    """
-    import polars
-
-    kind = column.dtype
-    if kind == polars.Null:
-        return np.full(len(column), np.nan)
-    if kind.is_numeric() or kind == polars.Boolean:
-        numbers = column.cast(polars.Float64)
-    elif kind == polars.Duration:
-        numbers = column.dt.total_microseconds().cast(polars.Float64) / 1e6
-    elif kind == polars.Time:
-        numbers = column.cast(polars.Int64).cast(polars.Float64) / 1e9
-    elif kind.is_temporal():
-        raise _another_type(column, 0, first_row, "a number", "a date")
-    else:
-        text = text_of(column)
-        numbers = _parsed(text, as_numbers(text), first_row, "a number")
-    values = numbers.fill_null(math.nan).to_numpy()
-    if np.isinf(values).any():
-        row = int(np.argmax(np.isinf(values)))
-        raise InputError(
-            f"The column {shown(column.name)!r} contains infinity (inf), first in row {first_row + row}. Expected finite numbers, "
-            "or missing values."
-        )
-    return values
-
-
-def days_of(column: polars.Series, first_row: int) -> NDArray[np.float64]:
-    """A column's dates and times as days since 1970, NaN where missing.
-
-    Raises:
-        InputError: a value that is no date, by row.
-    """
-    import polars
-
-    kind = column.dtype
-    if kind == polars.Null:
-        return np.full(len(column), np.nan)
-    if kind == polars.Date or kind == polars.Datetime:
-        times = column.dt.replace_time_zone(None) if getattr(kind, "time_zone", None) else column
-    elif kind.is_numeric() or kind == polars.Boolean or kind.is_temporal():
-        raise _another_type(column, 0, first_row, "a date", "a number")
-    else:
-        text = text_of(column)
-        times = _parsed(text, as_times(text), first_row, "a date such as 2024-02-29")
-    microseconds = times.cast(polars.Datetime("us")).cast(polars.Int64).cast(polars.Float64)
-    return microseconds.fill_null(math.nan).to_numpy() / _DAY
-
-
-def text_of(column: polars.Series) -> polars.Series:
-    """A column's values as text, null where missing: the same for 3, 3.0 and "3"."""
-    import polars
-
-    kind = column.dtype
-    if kind == polars.String or kind == polars.Categorical or kind == polars.Enum:
-        text = column.cast(polars.String).str.strip_chars()
-        return text.to_frame().select(
-            polars.when(~polars.first().is_in(MISSING)).then(polars.first()).alias(column.name)
-        )[column.name]
-    if kind.is_float():
-        column = column.fill_nan(None)
-        whole = column.cast(polars.Int64, strict=False)
-        if bool((whole.cast(kind) == column).all()):
-            column = whole
-    return column.cast(polars.String)
-
-
-def _parsed(text: polars.Series, values: polars.Series, first_row: int, expected: str) -> polars.Series:
-    """Values that text stands for; refused where there is text and no value."""
-    if values.null_count() > text.null_count():
-        bad = int((values.is_null() & text.is_not_null()).arg_max() or 0)
-        raise _another_type(text, bad, first_row, expected, repr(shown(text[bad])))
-    return values
-
-
-def _another_type(column: polars.Series, place: int, first_row: int, expected: str, found: str) -> InputError:
-    return InputError(
-        f"The column {shown(column.name)!r} holds {found} in row {first_row + place}, and had {expected.split(' such')[0]} in each row of the "
-        f"training table. Expected {expected}, or a missing value."
-    )
-
-
-def _codes(text: polars.Series, values: Sequence[str]) -> NDArray[np.int64]:
-    """The place of each text among the values; their number where it is none of them, or missing."""
-    import polars
-
-    places = polars.int_range(len(values), eager=True)
-    found = text.replace_strict(
-        polars.Series(values, dtype=polars.String), places, default=len(values), return_dtype=polars.Int64
-    )
-    return found.fill_null(len(values)).to_numpy().copy()
-
-
-def _names(text: polars.Series, values: Sequence[str], first_row: int) -> NDArray[np.int64]:
-    """As ``_codes``; refused where nothing but numbers has come in place of names, which is another column or type."""
-    import polars
-
-    codes = _codes(text, values)
-    if len(text) > text.null_count() and (codes == len(values)).all():
-        came = as_numbers(text).null_count() == text.null_count()
-        if came and as_numbers(polars.Series(values, dtype=polars.String)).null_count() == len(values):
-            bad = int(text.is_not_null().arg_max() or 0)
-            raise _another_type(text, bad, first_row, f"a name such as {shown(values[0])}", repr(text[bad]))
-    return codes
 
 
 def _squash(numbers: NDArray[np.float64], center: float, scale: float) -> NDArray[np.float64]:

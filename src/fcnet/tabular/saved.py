@@ -19,7 +19,8 @@ from fcnet.data.files import open_file, read_some, shown, what_is_at
 from fcnet.errors import FcnetError, FileError, InputError
 from fcnet.network import Network
 from fcnet.tabular.columns import Columns
-from fcnet.tabular.estimators import TabularClassifier, TabularEstimator, TabularRegressor, network_of
+from fcnet.tabular.estimator import TabularEstimator, network_of
+from fcnet.tabular.estimators import TabularClassifier, TabularRegressor
 from fcnet.tabular.recipe import Architecture
 
 TABLE_FILE = "table.json"
