@@ -15,6 +15,7 @@ from fcnet.errors import InputError
 from fcnet.tabular.columns import Columns, column_of, describe, id_like
 from fcnet.tabular.frames import as_frame
 from fcnet.tabular.leaks import leaking
+from fcnet.tabular.values import days_of, text_of
 
 
 def series(values, **options):
@@ -172,6 +173,19 @@ def test_json_there_and_back():
             Columns.from_json(nothing)
 
 
+def test_the_same_value_is_the_same_text():
+    assert text_of(series([3, None])).to_list() == ["3", None]
+    assert text_of(series([3.0, 2.5, None, float("nan")])).to_list() == ["3", "2.5", None, None]
+    assert text_of(series([" 3", "NA", ""])).to_list() == ["3", None, None]
+    assert text_of(series([True])).to_list() == ["true"]
+
+
+def test_times_with_a_zone_are_moments():
+    moment = datetime.datetime(2024, 6, 1, 12, tzinfo=datetime.UTC)
+    there = series([moment]).dt.convert_time_zone("Asia/Tokyo")
+    assert days_of(there, 1) == days_of(series([moment]), 1) == days_of(series(["2024-06-01 12:00"]), 1)
+
+
 # --- Frames -------------------------------------------------------------------------------------------------------------
 
 
@@ -209,6 +223,7 @@ def test_arrays():
         (np.array([[{}, 1]], dtype=object), "holds a dict"),
         (sparse.eye(3), "is a sparse matrix"),
         (polars.LazyFrame({"a": [1]}), "is a LazyFrame"),
+        (polars.DataFrame({"a": [[1]]}), "The column 'a' is List"),
     ):
         with pytest.raises(InputError, match=message):
             as_frame(bad)

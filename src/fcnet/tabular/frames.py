@@ -27,6 +27,11 @@ def as_frame(X: Any) -> polars.DataFrame:
     import polars
 
     if isinstance(X, polars.DataFrame):
+        for name, kind in X.schema.items():
+            if kind.is_nested() or kind in (polars.Binary, polars.Object):
+                raise InputError(
+                    f"The column {name!r} is {kind}. Expected numbers, text, booleans or dates: take it apart into columns."
+                )
         return X
     if isinstance(X, polars.LazyFrame):
         raise InputError("X is a LazyFrame. Expected a DataFrame: pass X.collect().")

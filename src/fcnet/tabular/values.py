@@ -65,7 +65,11 @@ def days_of(column: polars.Series, first_row: int) -> NDArray[np.float64]:
     if kind == polars.Null:
         return np.full(len(column), np.nan)
     if kind == polars.Date or kind == polars.Datetime:
-        times = column.dt.replace_time_zone(None) if getattr(kind, "time_zone", None) else column
+        times = (
+            column.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
+            if getattr(kind, "time_zone", None)
+            else column
+        )
     elif kind.is_numeric() or kind == polars.Boolean or kind.is_temporal():
         raise another_type(column, 0, first_row, "a date", "a number")
     else:
@@ -88,8 +92,8 @@ def text_of(column: polars.Series) -> polars.Series:
     if kind.is_float():
         column = column.fill_nan(None)
         whole = column.cast(polars.Int64, strict=False)
-        if bool((whole.cast(kind) == column).all()):
-            column = whole
+        as_written = column.cast(polars.String)
+        return whole.cast(polars.String).zip_with((whole.cast(kind) == column).fill_null(False), as_written)
     return column.cast(polars.String)
 
 
