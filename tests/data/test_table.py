@@ -11,7 +11,8 @@ import polars
 import pytest
 
 from fcnet.data import delimited, files, parquet
-from fcnet.data.table import as_times, is_table, read_batches, read_table
+from fcnet.data.files import is_table
+from fcnet.data.table import as_times, read_batches, read_table
 from fcnet.errors import FcnetError, FileError, InputError
 
 

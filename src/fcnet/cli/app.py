@@ -26,7 +26,6 @@ app = typer.Typer(
 )
 
 EXIT_INTERRUPTED = 130
-TABLES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
 
 
 def main() -> None:
@@ -158,8 +157,10 @@ def train(
     ] = None,
 ) -> None:
     """Train a network and leave a run folder: model, settings and results, history, curves."""
+    from fcnet.data.files import TABLE_ENDINGS, is_table
+
     of_tables = {"--target": target, "--split-column": split_column, "--drop": drop, "--interval": interval}
-    if data.lower().endswith(TABLES):
+    if is_table(data):
         from fcnet.cli import tables, words
 
         of_networks = {
@@ -201,7 +202,7 @@ def train(
     from fcnet.data.sources import load_data
     from fcnet.errors import DivergenceError
 
-    _refuse(of_tables, f"is for tables ({', '.join(TABLES)}), and {data} is none.")
+    _refuse(of_tables, f"is for tables ({', '.join(TABLE_ENDINGS)}), and {data} is none.")
     began = time.perf_counter()
     if learning_rate is None:
         learning_rate = words.LEARNING_RATES.get(optimizer, 0.0)

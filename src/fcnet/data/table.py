@@ -11,35 +11,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fcnet.data.delimited import read_delimited
-from fcnet.data.files import decompressed_limit
+from fcnet.data.files import TABLE_ENDINGS, decompressed_limit, is_table
 from fcnet.data.parquet import read_parquet
 from fcnet.errors import FileError, InputError
 
 if TYPE_CHECKING:
     import polars
 
-ENDINGS = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
-"""What the names of tables end in."""
 TIME_FORMATS = ("%Y-%m-%d", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y/%m/%d", "%d.%m.%Y")
 """Dates that mean one thing; 03/04/2025 means two, and stays text."""
 _BOOLEANS = {"true": True, "false": False}
-
-
-def is_table(source: object) -> bool:
-    """Whether a source is a table, by the ending of its name."""
-    return str(source).lower().endswith(ENDINGS)
 
 
 def read_batches(path: str | Path) -> Iterator[polars.DataFrame]:
     """A table in frames of a bounded number of rows, in the file's order; the columns of a CSV file are text.
 
     Raises:
-        InputError: the name ends in none of ``ENDINGS``.
+        InputError: the name ends in none of ``TABLE_ENDINGS``.
         FileError: the file cannot be read, with its row or column.
     """
     path = Path(path)
     if not is_table(path):
-        raise InputError(f"{path} is no table by its name. Expected one that ends in {', '.join(ENDINGS)}.")
+        raise InputError(f"{path} is no table by its name. Expected one that ends in {', '.join(TABLE_ENDINGS)}.")
     yield from read_parquet(path) if path.name.lower().endswith(".parquet") else read_delimited(path)
 
 
