@@ -79,6 +79,7 @@ def test_train_classes(fcnet_, trained):
     assert out.endswith(", on all 150 rows\n")
     code, out, err = fcnet_("info", "classes")
     assert code == 0, err
+    assert "\ncolumns\ncolumn  kind" in out
 
 
 def test_predict_in_batches(fcnet_, trained, monkeypatch):

@@ -182,6 +182,7 @@ REFUSED = [
     (TabularClassifier(validation_fraction=1), FRAME, LABELS, "validation_fraction must lie"),
     (TabularRegressor(interval=90), FRAME, VALUES, "interval must lie"),
     (TabularClassifier(), FRAME, ["a"] * 60, "y has one class, .*'a'.*, in every row"),
+    (TabularClassifier(), FRAME, VALUES.astype(str), "y has 60 classes in 60 rows, too few rows of each"),
     (TabularClassifier(), FRAME, [None, *LABELS[1:]], r"y is missing \(NaN, None or inf\) in row 1"),
     (TabularRegressor(), FRAME, [*VALUES[:59], np.nan], "y contains NaN or infinity .* row 60"),
     (TabularRegressor(), FRAME, LABELS, "Expected numbers; for classes use TabularClassifier"),

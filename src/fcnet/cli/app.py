@@ -370,6 +370,10 @@ def info(run: Run, json_line: Json = False) -> None:
         print(json.dumps({"layers": len(network.layers), "mini_batch_size": network.mini_batch_size, **record}))
         return
     print(network.summary())
+    if (run / "table.json").is_file():
+        from fcnet.tabular.saved import load_estimator
+
+        print(f"\ncolumns\n{load_estimator(run)[0].columns_.summary()}")
     for title in ("settings", "versions", "results"):
         if title in record:
             print(f"\n{title}")

@@ -26,6 +26,7 @@ from fcnet.tabular.calibration import (
     interval_correction,
     tempered,
 )
+from fcnet.tabular.columns import ENOUGH_ROWS
 from fcnet.tabular.estimator import Arrays, TabularEstimator, network_of
 from fcnet.tabular.recipe import Architecture, class_cost
 
@@ -114,6 +115,11 @@ class TabularClassifier(ClassifierMixin, TabularEstimator):
         self.classes_, places = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:
             raise InputError(f"y has one class, {str(self.classes_[0])!r}, in every row. Expected two at least.")
+        if len(labels) >= ENOUGH_ROWS and len(self.classes_) > len(labels) / 2:
+            raise InputError(
+                f"y has {len(self.classes_):,} classes in {len(labels):,} rows, too few rows of each to learn from. Expected classes that "
+                "rows share; for numbers use TabularRegressor."
+            )
         return places.astype(np.int64)
 
     def _train(
