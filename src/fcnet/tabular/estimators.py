@@ -102,6 +102,12 @@ class TabularClassifier(ClassifierMixin, TabularEstimator):
 
     def _read_target(self, y: Any, known: bool = False) -> NDArray[np.int64]:
         labels = _labels_of(y)
+        n_classes = len(np.unique(labels))
+        if labels.dtype.kind != "f" and len(labels) >= ENOUGH_ROWS and n_classes > len(labels) / 2:
+            raise InputError(
+                f"y has {n_classes:,} classes in {len(labels):,} rows, too few rows of each to learn from. Expected classes that "
+                "rows share; for numbers use TabularRegressor."
+            )
         check_classification_targets(labels)
         if known:
             places = np.searchsorted(self.classes_, labels)
@@ -115,11 +121,6 @@ class TabularClassifier(ClassifierMixin, TabularEstimator):
         self.classes_, places = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:
             raise InputError(f"y has one class, {str(self.classes_[0])!r}, in every row. Expected two at least.")
-        if len(labels) >= ENOUGH_ROWS and len(self.classes_) > len(labels) / 2:
-            raise InputError(
-                f"y has {len(self.classes_):,} classes in {len(labels):,} rows, too few rows of each to learn from. Expected classes that "
-                "rows share; for numbers use TabularRegressor."
-            )
         return places.astype(np.int64)
 
     def _train(
