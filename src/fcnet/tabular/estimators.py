@@ -102,8 +102,8 @@ class TabularClassifier(ClassifierMixin, TabularEstimator):
 
     def _read_target(self, y: Any, known: bool = False) -> NDArray[np.int64]:
         labels = _labels_of(y)
-        n_classes = len(np.unique(labels))
-        if labels.dtype.kind != "f" and len(labels) >= ENOUGH_ROWS and n_classes > len(labels) / 2:
+        n_classes = len(np.unique(labels)) if labels.dtype.kind in "iuU" else 0
+        if len(labels) >= ENOUGH_ROWS and n_classes > len(labels) / 2:
             raise InputError(
                 f"y has {n_classes:,} classes in {len(labels):,} rows, too few rows of each to learn from. Expected classes that "
                 "rows share; for numbers use TabularRegressor."
