@@ -107,6 +107,17 @@ def test_regression_with_intervals():
         TabularRegressor("fast", max_time=1).fit(frame[:60], values[:60]).predict_interval(frame)
 
 
+def test_hundreds_of_categories_stay_sparse():
+    draw = np.random.default_rng(0)
+    code, x = draw.integers(0, 300, 4000), draw.normal(size=4000)
+    labels = (code % 2 == 0) ^ (draw.random(4000) < 0.05)
+    frame = polars.DataFrame({"code": [f"c{k}" for k in code], "x": x})
+    model = TabularClassifier("fast", random_state=0).fit(frame[:3000], labels[:3000])
+    assert model.columns_.sparse
+    assert model.score(frame[3000:], labels[3000:]) > 0.85
+    assert model.feature_importances_[0] > 0.3
+
+
 def test_several_networks_are_averaged(monkeypatch):
     from dataclasses import replace
 
