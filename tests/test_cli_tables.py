@@ -249,6 +249,32 @@ def test_a_damaged_run_is_an_error(trained):
         file.write_text(content)
 
 
+def test_ctrl_c_leaves_the_best_network(fcnet_, trained, monkeypatch):
+    from fcnet.tabular import recipe
+
+    def interrupted(network, *arguments, **settings):
+        train(network, *arguments, **settings | {"epochs": 3})
+        raise KeyboardInterrupt
+
+    train = recipe.train
+    monkeypatch.setattr(recipe, "train", interrupted)
+    code, out, err = fcnet_(
+        "train", "flowers.csv", "--target", "kind", "--preset", "fast", "--out", "stopped", "--json"
+    )
+    assert code == 130, err
+    assert json.loads((trained / "stopped" / "run.json").read_text())["ending"] == "interrupted"
+    assert json.loads(out.splitlines()[-1])["epochs"] == 3
+    assert fcnet_("predict", "stopped", "new.csv", "--out", "-")[0] == 0
+
+
+def test_train_on_parquet(fcnet_, trained):
+    flowers().write_parquet(trained / "flowers.parquet")
+    code, out, err = fcnet_("train", "flowers.parquet", "--target", "kind", "--preset", "fast", "--out", "of-parquet")
+    assert code == 0, err
+    assert "on 50 test rows: accuracy" in out
+    assert "run folder of-parquet" in out
+
+
 def test_suspicious_columns_are_lines(fcnet_, trained):
     frame = flowers().with_columns(polars.Series("number", range(300)), copy=polars.col("kind"))
     frame.write_csv(trained / "suspicious.csv")
