@@ -145,6 +145,28 @@ def read_run(content: bytes) -> Any:
     return runs.read(put("run.json", content).parent)
 
 
+def read_csv(content: bytes) -> Any:
+    """A table in CSV, with the types of its columns."""
+    from fcnet.data.table import read_table
+
+    return read_table(put("table.csv", content))
+
+
+def read_columns(content: bytes) -> Any:
+    """The description of a table's columns, and rows encoded by it."""
+    import polars
+
+    from fcnet.errors import FileError
+    from fcnet.tabular.columns import Columns
+
+    try:
+        description = json.loads(content)
+    except (ValueError, RecursionError):
+        raise FileError("not JSON") from None
+    rows = {"x": ["1", None], "b": ["1", None], "c": ["1", "3"], "d": ["2024-02-29", None]}
+    return Columns.from_json(description).encode(polars.DataFrame(rows))
+
+
 def fetch(content: bytes) -> Any:
     """A download: what a mirror sends in place of a file of MNIST's."""
     from fcnet.data import mnist
@@ -154,6 +176,14 @@ def fetch(content: bytes) -> Any:
 
 
 SHAPES = {"layers.0.weights": (2, 3), "layers.0.biases": (3,), "layers.1.weights": (3, 2), "layers.1.biases": (2,)}
+COLUMNS = json.dumps({
+    "n_rows": 3, "sparse": False, "columns": [
+        {"kind": "number", "name": "x", "missing": 1, "distinct": 2, "center": 1.5, "scale": 0.5, "flag": True},
+        {"kind": "boolean", "name": "b", "missing": 0, "distinct": 2, "values": ["0", "1"]},
+        {"kind": "category", "name": "c", "missing": 0, "distinct": 3, "values": ["1", "2"], "rare": True},
+        {"kind": "date", "name": "d", "missing": 2, "distinct": 1, "center": 1.0, "scale": 0.0, "hours": False, "flag": True},
+        {"kind": "empty", "name": "e", "missing": 3, "distinct": 0},
+    ]})  # fmt: skip
 LABELS_MD5 = "023e4a74eeb8c91709807388fb65bdd3"
 
 READERS: dict[str, Callable[[bytes], Any]] = {
@@ -167,6 +197,8 @@ READERS: dict[str, Callable[[bytes], Any]] = {
     "header": read_header,
     "description": read_description,
     "run": read_run,
+    "csv": read_csv,
+    "columns": read_columns,
     "download": fetch,
 }
 
@@ -201,6 +233,12 @@ def seeds() -> dict[str, dict[str, bytes]]:
         "header": {"header": model.read_bytes()[8 : -17 * 4]},
         "description": {"description": json.dumps(json.loads(model.with_suffix(".json").read_bytes())).encode()},
         "run": {"run": json.dumps({"settings": {"epochs": 3}, "versions": {}, "results": {"epochs": 3}}).encode()},
+        "csv": {
+            "table": b'a,b,day\n1,"x ""y"", z",2024-02-29\n2.5,NA,\n',
+            "semicolons": b"\xef\xbb\xbfa;b\r\ntrue;1\r\n\r\nfalse;2",
+            "gzip": gzip.compress(b"a\tb\n1\t2\n", mtime=0),
+        },
+        "columns": {"columns": COLUMNS.encode()},
         "download": {"labels": gzip.compress(labels, mtime=0)},
     }
 
@@ -308,6 +346,28 @@ def attacks() -> dict[str, dict[str, bytes]]:
             "digits-5000": b"1" * 5000,
             "settings-a-number": b'{"results": {}, "settings": 3}',
             "not-utf-8": b'{"results": {"\xff": 1}}',
+        },
+        "csv": {
+            "bomb": gzip.compress(b"a\n" + b"1\n" * 20_000, mtime=0),
+            "many-columns": b"," * 3000,
+            "open-quote": b'a,b\n"1,2\n3,4\n',
+            "stray-quote": b'a,b\n1,5" pipe\n2,6" pipe\n',
+            "short-row": b"a,b\n1,2\n3\n",
+            "same-names": b"a,a\n1,2\n",
+            "names-with-escapes": b"\x1b[2J,\x1b[2J\n1,2\n",
+            "utf-16": "a,b\n1,2\n".encode("utf-16"),
+            "latin-1": b"a,b\ncaf\xe9,2\n",
+            "digits-5000": b"a\n" + b"1" * 5000 + b"\n",
+            "far-dates": b"a\n9999-12-31\n0000-01-01\n-2147483648-01-01\n",
+        },
+        "columns": {
+            "nested": b"[" * 4000,
+            "scale-infinite": COLUMNS.replace('"scale": 0.5', '"scale": 1e999').encode(),
+            "scale-large": COLUMNS.replace('"scale": 0.5', '"scale": ' + "9" * 400).encode(),
+            "values-of-lists": COLUMNS.replace('["0", "1"]', '[["0"], "1"]').encode(),
+            "values-twice": COLUMNS.replace('["0", "1"]', '["1", "1"]').encode(),
+            "kind-a-list": COLUMNS.replace('"kind": "number"', '"kind": []').encode(),
+            "no-features": b'{"n_rows": 1, "sparse": true, "columns": []}',
         },
         "download": {
             "bomb": gzip.compress(bytes(1 << 18), mtime=0),

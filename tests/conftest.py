@@ -1,4 +1,4 @@
-"""Caches of compiled code for the tests alone, so that they neither read nor fill the user's.
+"""Where real data lies; and caches of compiled code for the tests alone, so that they neither read nor fill the user's.
 
 Numba looks at one file to see whether a cached function is stale, but a kernel is made of several: the folder's name holds
 the contents of all of them.
@@ -10,7 +10,18 @@ import hashlib
 import os
 from pathlib import Path
 
+import pytest
+
 import fcnet
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """The folder of real data sets: the one that FCNET_DATA names, or ../shared/data beside the repository."""
+    folder = Path(os.environ.get("FCNET_DATA") or Path(__file__).parents[1].parent / "shared" / "data")
+    if not folder.is_dir():
+        pytest.skip("no folder of real data: set FCNET_DATA")
+    return folder
 
 
 def pytest_configure(config):

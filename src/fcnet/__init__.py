@@ -29,6 +29,7 @@ _HOMES = {
     "fcnet.layers": "FullyConnectedLayer SoftmaxLayer dropout_layer",
     "fcnet.network": "Network",
     "fcnet.optimizers": ("SGD Momentum Nesterov Adam AdamW Constant Cosine Step Exponential WarmUp"),
+    "fcnet.tabular.estimators": "TabularClassifier TabularRegressor",
     "fcnet.training": "train",
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names.split()}

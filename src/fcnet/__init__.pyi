@@ -56,6 +56,8 @@ from fcnet.optimizers import Momentum as Momentum
 from fcnet.optimizers import Nesterov as Nesterov
 from fcnet.optimizers import Step as Step
 from fcnet.optimizers import WarmUp as WarmUp
+from fcnet.tabular.estimators import TabularClassifier as TabularClassifier
+from fcnet.tabular.estimators import TabularRegressor as TabularRegressor
 from fcnet.training import train as train
 
 __version__: str

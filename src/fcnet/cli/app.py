@@ -84,7 +84,11 @@ PartName = Annotated[str, typer.Option("--part", help="Which part of the data: t
 @app.command()
 def train(
     data: Annotated[
-        str, typer.Argument(help="digits, mnist, a folder of IDX files, or an .npz file.", show_default=False)
+        str,
+        typer.Argument(
+            help="digits, mnist, a folder of IDX files, an .npz file; or a table in .csv or .parquet.",
+            show_default=False,
+        ),
     ],
     hidden: Annotated[str, typer.Option(help="Sizes of the hidden layers, such as 100,100.")] = "256,256",
     activation: Annotated[str, typer.Option(help="Of the hidden layers: relu, sigmoid, tanh, gelu, ...")] = "relu",
@@ -135,13 +139,70 @@ def train(
         typer.Option(help="At most so many; one a core by default.", rich_help_panel="Machine", show_default=False),
     ] = None,
     dtype: Annotated[str, typer.Option(help="float32 or float64.", rich_help_panel="Machine")] = "float32",
+    target: Annotated[
+        str | None, typer.Option(help="The column to predict.", rich_help_panel="Tables", show_default=False)
+    ] = None,
+    task: Annotated[str, typer.Option(help="auto, classification or regression.", rich_help_panel="Tables")] = "auto",
+    split_column: Annotated[
+        str | None,
+        typer.Option(help="Says train, validation or test.", rich_help_panel="Tables", show_default=False),
+    ] = None,
+    drop: Annotated[str, typer.Option(help="Columns not to use: boat,body.", rich_help_panel="Tables")] = "",
+    preset: Annotated[str, typer.Option(help="fast, default or best.", rich_help_panel="Tables")] = "default",
+    interval: Annotated[
+        float | None,
+        typer.Option(
+            help="Intervals that cover this part of values, as 0.9.", rich_help_panel="Tables", show_default=False
+        ),
+    ] = None,
 ) -> None:
     """Train a network and leave a run folder: model, settings and results, history, curves."""
+    from fcnet.data.files import TABLE_ENDINGS, is_table
+
+    of_tables = {"--target": target, "--split-column": split_column, "--drop": drop, "--interval": interval}
+    if is_table(data):
+        from fcnet.cli import tables, words
+
+        of_networks = {
+            "--hidden": hidden != "256,256",
+            "--activation": activation != "relu",
+            "--dropout": dropout is not None,
+            "--epochs": epochs != 30,
+            "--batch-size": batch_size != 32,
+            "--optimizer": optimizer != "adam",
+            "--learning-rate": learning_rate is not None,
+            "--schedule": schedule != "cosine",
+            "--l2": l2 != 0.0,
+            "--early-stopping": early_stopping is not None,
+            "--dtype": dtype != "float32",
+        }
+        _refuse(of_networks, f"is not for a table such as {data}: --preset decides it.")
+        interrupted = tables.train(
+            data,
+            target=target,
+            task=task,
+            split_column=split_column,
+            drop=drop,
+            preset=preset,
+            interval=interval,
+            budget=None if time_budget is None else words.seconds(time_budget),
+            seed=seed,
+            out=out,
+            overwrite=overwrite,
+            json_line=json_line,
+            engine=engine,
+            device=device,
+            threads=threads,
+        )
+        if interrupted:
+            raise typer.Exit(EXIT_INTERRUPTED)
+        return
     from fcnet import training
     from fcnet.cli import runs, words
     from fcnet.data.sources import load_data
     from fcnet.errors import DivergenceError
 
+    _refuse(of_tables, f"is for tables ({', '.join(TABLE_ENDINGS)}), and {data} is none.")
     began = time.perf_counter()
     if learning_rate is None:
         learning_rate = words.LEARNING_RATES.get(optimizer, 0.0)
@@ -222,13 +283,18 @@ def train(
 @app.command()
 def evaluate(
     run: Run,
-    data: Annotated[str, typer.Argument(help="digits, mnist, a folder or an .npz file.", show_default=False)],
+    data: Annotated[str, typer.Argument(help="digits, mnist, a folder, an .npz file or a table.", show_default=False)],
     part: PartName = "test",
     json_line: Json = False,
     engine: Engine = "auto",
     device: Device = "auto",
 ) -> None:
     """Accuracy and cost of a trained network on data."""
+    if (run / "table.json").is_file():
+        from fcnet.cli import tables
+
+        tables.evaluate(run, data, part, json_line, engine, device)
+        return
     from fcnet.network import Network
 
     network = Network.load(run)
@@ -250,7 +316,7 @@ def evaluate(
 @app.command()
 def predict(
     run: Run,
-    data: Annotated[str, typer.Argument(help="digits, mnist, a folder or an .npz file.", show_default=False)],
+    data: Annotated[str, typer.Argument(help="digits, mnist, a folder, an .npz file or a table.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Where the predictions go; - for standard output.")] = Path(
         "predictions.csv"
     ),
@@ -259,6 +325,11 @@ def predict(
     device: Device = "auto",
 ) -> None:
     """Write a trained network's predictions as CSV: the class and each class's probability, or the values."""
+    if (run / "table.json").is_file():
+        from fcnet.cli import tables
+
+        tables.predict(run, data, out, engine, device)
+        return
     import polars
 
     from fcnet.checkpoint import write_atomically
@@ -299,6 +370,10 @@ def info(run: Run, json_line: Json = False) -> None:
         print(json.dumps({"layers": len(network.layers), "mini_batch_size": network.mini_batch_size, **record}))
         return
     print(network.summary())
+    if (run / "table.json").is_file():
+        from fcnet.tabular.saved import load_estimator
+
+        print(f"\ncolumns\n{load_estimator(run)[0].columns_.summary()}")
     for title in ("settings", "versions", "results"):
         if title in record:
             print(f"\n{title}")
@@ -333,6 +408,15 @@ def devices() -> None:
 
 
 # --- Below the commands -----------------------------------------------------------------------------------------------
+
+
+def _refuse(options: dict[str, Any], why: str) -> None:
+    """Refuse the first option that was given."""
+    from fcnet.errors import InputError
+
+    for name, given in options.items():
+        if given:
+            raise InputError(f"{name} {why}")
 
 
 def _part(data: str, name: str) -> Any:

@@ -3,6 +3,7 @@
 model.safetensors, model.json   the best network
 run.json                        settings, seed, versions, device, results
 history.csv, curves.png         every epoch
+table.json, member-2.safetensors, ..., confusion.png or predicted.png    of a table's, see ``tabular.saved``
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import importlib.metadata
 import itertools
 import json
 import platform
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +27,7 @@ from fcnet.network import Network
 
 RUN_FILE = "run.json"
 _OWN = {"model.safetensors", "model.json", RUN_FILE, "history.csv", "curves.png"}
+_OF_TABLES = re.compile(r"table\.json|(member-\d+|interval)\.(safetensors|json)|(confusion|predicted)\.png")
 
 
 def make_folder(out: Path | None, source: str, overwrite: bool) -> Path:
@@ -60,7 +63,9 @@ def _check_replaceable(folder: Path, overwrite: bool) -> None:
         )
     foreign = [] if folder.is_dir() and (folder / RUN_FILE).exists() else [folder.name]
     if folder.is_dir():
-        foreign += sorted(path.name for path in folder.iterdir() if path.name not in _OWN)
+        foreign += sorted(
+            path.name for path in folder.iterdir() if path.name not in _OWN and not _OF_TABLES.fullmatch(path.name)
+        )
     if foreign:
         raise FileError(
             f"{folder} is not a run folder, or holds more than a run ({', '.join(foreign[:5])}), so it is left alone. "
@@ -91,6 +96,12 @@ def undisturbed() -> Iterator[None]:
 def write(folder: Path, network: Network, history: History, run: dict[str, Any]) -> None:
     """Write a run into its folder."""
     network.save(folder)
+    write_history(folder, history)
+    write_record(folder, run)
+
+
+def write_history(folder: Path, history: History) -> None:
+    """Write the epochs and their picture."""
     try:
         history.to_frame().write_csv(folder / "history.csv")
         (folder / "curves.png").unlink(missing_ok=True)
@@ -98,6 +109,10 @@ def write(folder: Path, network: Network, history: History, run: dict[str, Any])
             history.plot(folder / "curves.png")
     except OSError as error:
         raise FileError(f"The run folder {folder} cannot be written: {error.strerror or error}.") from None
+
+
+def write_record(folder: Path, run: dict[str, Any]) -> None:
+    """Write settings, versions and results."""
     write_atomically(folder / RUN_FILE, (json.dumps(run, indent=2) + "\n").encode())
 
 

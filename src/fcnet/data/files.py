@@ -20,6 +20,8 @@ Stream = IO[bytes] | gzip.GzipFile
 _CHUNK = 1 << 20
 _GROWTH = 16
 """How many times its size a compressed file may grow to, where that is beyond ``DECOMPRESSED_LIMIT``."""
+TABLE_ENDINGS = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
+"""What the names of tables end in."""
 DECOMPRESSED_LIMIT = 1 << 30
 """How many bytes any compressed file may grow to. Larger arrays are fine where they lie uncompressed."""
 
@@ -39,6 +41,11 @@ def what_is_at(path: Path) -> Literal["file", "folder", "other", "nothing"]:
     if stat.S_ISDIR(mode):
         return "folder"
     return "file" if stat.S_ISREG(mode) else "other"
+
+
+def is_table(source: object) -> bool:
+    """Whether a source is a table, by the ending of its name."""
+    return str(source).lower().endswith(TABLE_ENDINGS)
 
 
 def open_file(path: Path) -> IO[bytes]:

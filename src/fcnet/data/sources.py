@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fcnet.data.arrays import DataSet, as_rows
 from fcnet.data.book import read_book_pickle
 from fcnet.data.digits import digits
-from fcnet.data.files import what_is_at
+from fcnet.data.files import is_table, what_is_at
 from fcnet.data.idx import as_pixels, read_idx_folder
 from fcnet.data.mnist import mnist
 from fcnet.data.npy import map_npy
@@ -21,7 +21,6 @@ from fcnet.errors import InputError, did_you_mean
 
 _NAMED = {"digits": digits, "mnist": mnist}
 _BOOK = (".pkl", ".pkl.gz", ".pickle", ".pickle.gz")
-_TABLES = (".csv", ".csv.gz", ".tsv", ".parquet")
 _ACCEPTED = (
     "'digits', 'mnist', a folder with IDX files, a .npz file with X and y (or X_train, y_train, ...), or the book's "
     "mnist.pkl.gz"
@@ -55,10 +54,10 @@ def load_data(source: str | Path, seed: int = 0) -> DataSet:
         return read_npz(path, seed)
     if name.endswith(_BOOK):
         return read_book_pickle(path)
-    if name.endswith(_TABLES):
+    if is_table(name):
         raise InputError(
-            f"{source} is a table, which is not read yet. Save its columns as arrays of numbers with "
-            "numpy.savez('data.npz', X=X, y=y), and pass that file."
+            f"{source} is a table, whose columns become numbers by what they hold. Train on it with fcnet.TabularClassifier or "
+            "TabularRegressor, or with fcnet train and --target; a network so trained reads tables."
         )
     if found != "nothing":
         raise InputError(f"{source} is a file of an unknown kind. Expected {_ACCEPTED}.")

@@ -1,0 +1,1 @@
+"""Tables as people have them: columns to features, the default recipe, ``TabularClassifier`` and ``TabularRegressor``."""

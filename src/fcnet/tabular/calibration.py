@@ -1,0 +1,53 @@
+"""What a network's answers are worth: probabilities by a temperature, intervals by the mistakes on rows set aside."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+_SMALLEST = 1e-30
+"""Probabilities are at least this before their logarithm."""
+_BINS = 15
+
+
+def tempered(probabilities: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
+    """p_j^(1 / T) / sum_k p_k^(1 / T): the softmax of weighted inputs divided by T, ``(n_rows, n_classes)``."""
+    logits = np.log(np.maximum(probabilities, _SMALLEST)) / temperature
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def fit_temperature(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
+    """The temperature in [0.05, 20] with the least mean of -log p of the right classes: Guo et al., 2017."""
+    from scipy.optimize import minimize_scalar
+
+    def cost(log_temperature: float) -> float:
+        right = tempered(probabilities, math.exp(log_temperature))[np.arange(len(labels)), labels]
+        return float(-np.log(np.maximum(right, _SMALLEST)).mean())
+
+    found = minimize_scalar(cost, bounds=(math.log(0.05), math.log(20.0)), method="bounded")
+    return math.exp(found.x) if found.fun < cost(0.0) else 1.0
+
+
+def expected_calibration_error(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
+    """The mean distance of confidence and accuracy over 15 bins of confidence, by their rows: Guo et al., 2017."""
+    confidence = probabilities.max(axis=1)
+    right = probabilities.argmax(axis=1) == labels
+    bins = np.minimum((confidence * _BINS).astype(np.int64), _BINS - 1)
+    gaps = np.bincount(bins, weights=right - confidence, minlength=_BINS)
+    return float(np.abs(gaps).sum() / len(labels))
+
+
+def interval_correction(
+    low: NDArray[np.float64], high: NDArray[np.float64], values: NDArray[np.float64], coverage: float
+) -> float:
+    """How much wider (or narrower) intervals must be on each side to cover so large a part of new values.
+
+    The ceil((n + 1) * coverage)-th smallest of max(low - y, y - high): conformalized quantile regression, Romano, Patterson and
+    Candès, 2019. Infinite never: with few rows the largest one stands.
+    """
+    misses = np.sort(np.maximum(low - values, values - high))
+    place = min(math.ceil((len(misses) + 1) * coverage), len(misses))
+    return float(misses[place - 1])

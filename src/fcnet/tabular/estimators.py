@@ -1,0 +1,404 @@
+"""``TabularClassifier`` and ``TabularRegressor``: a table as people have it in, answers out."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from numbers import Real
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import ClassifierMixin, RegressorMixin
+from sklearn.utils import column_or_1d
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted
+
+from fcnet import costs
+from fcnet.data.arrays import Part
+from fcnet.errors import InputError
+from fcnet.network import Network
+from fcnet.tabular.calibration import (
+    expected_calibration_error,
+    fit_temperature,
+    interval_correction,
+    tempered,
+)
+from fcnet.tabular.columns import ENOUGH_ROWS
+from fcnet.tabular.estimator import Arrays, TabularEstimator, network_of
+from fcnet.tabular.recipe import Architecture, class_cost
+
+if TYPE_CHECKING:
+    import polars
+
+
+class TabularClassifier(ClassifierMixin, TabularEstimator):
+    """Classes from a table as people have it: numbers, text, categories, booleans, dates, missing values.
+
+    Args:
+        preset: "fast" (one small network), "default" (three hidden layers of 256) or "best" (five of them, averaged).
+        max_time: seconds that training may take; the schedule is laid out over them.
+        drop: names of columns not to use.
+        validation_fraction: share of the rows that is set aside, to keep the best epoch and to calibrate probabilities.
+        random_state: seed of weights, orders and masks. The rows set aside do not depend on it.
+        engine, device, n_threads: see ``fcnet.train``.
+        verbose: see ``fcnet.train``; where true, the columns are printed too, on standard error.
+
+    Attributes:
+        classes_: sorted.
+        columns_: what each column was taken for; see ``summary()``.
+        leaks_: the columns that may give the answer away, and why.
+        temperature_: what the networks' log-probabilities are divided by.
+        validation_score_: the accuracy on the rows set aside.
+        ece_, uncalibrated_ece_: the expected calibration error on them, with the temperature and without. The temperature was
+            chosen on the same rows, so new rows show a little more.
+        history_: of the first network.
+        members_, architecture_: the networks' arrays, and their shape.
+    """
+
+    classes_: NDArray[Any]
+
+    def __init__(
+        self,
+        preset: str = "default",
+        *,
+        max_time: float | None = None,
+        drop: Sequence[str] = (),
+        validation_fraction: float = 0.15,
+        random_state: Any = None,
+        engine: str = "auto",
+        device: str = "auto",
+        n_threads: int | None = None,
+        verbose: Any = False,
+    ) -> None:
+        self.preset = preset
+        self.max_time = max_time
+        self.drop = drop
+        self.validation_fraction = validation_fraction
+        self.random_state = random_state
+        self.engine = engine
+        self.device = device
+        self.n_threads = n_threads
+        self.verbose = verbose
+
+    def fit(self, X: Any, y: Any, *, eval_set: Any = None) -> TabularClassifier:
+        """Train on a table.
+
+        Args:
+            X: ``(n_rows, n_columns)``: a frame of pandas, Polars or Arrow, or an array.
+            y: ``(n_rows,)`` classes of any type; none missing.
+            eval_set: ``(X, y)``: validation data of your own, in place of a share of the rows.
+
+        Returns:
+            The estimator.
+
+        Raises:
+            InputError, ValueError: parameters or data that cannot be used.
+        """
+        self._recipe = self._check_settings()
+        return self._fit(X, y, eval_set)
+
+    def _read_target(self, y: Any, known: bool = False) -> NDArray[np.int64]:
+        labels = _labels_of(y)
+        n_classes = len(np.unique(labels)) if labels.dtype.kind in "iuU" else 0
+        if len(labels) >= ENOUGH_ROWS and n_classes > len(labels) / 2:
+            raise InputError(
+                f"y has {n_classes:,} classes in {len(labels):,} rows, too few rows of each to learn from. Expected classes that "
+                "rows share; for numbers use TabularRegressor."
+            )
+        check_classification_targets(labels)
+        if known:
+            places = np.searchsorted(self.classes_, labels)
+            unknown = self.classes_[np.minimum(places, len(self.classes_) - 1)] != labels
+            if unknown.any():
+                row = int(np.argmax(unknown))
+                raise InputError(
+                    f"y has the class {str(labels[row])!r} in row {row + 1}, which the training rows have not."
+                )
+            return places.astype(np.int64)
+        self.classes_, places = np.unique(labels, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise InputError(f"y has one class, {str(self.classes_[0])!r}, in every row. Expected two at least.")
+        return places.astype(np.int64)
+
+    def _train(
+        self,
+        training: polars.DataFrame,
+        target: NDArray[Any],
+        validation: polars.DataFrame,
+        held_target: NDArray[Any],
+        deadline: float,
+    ) -> None:
+        recipe = self._recipe
+        part = Part(self.columns_.encode(training), target)
+        held = Part(self.columns_.encode(validation), held_target)
+        n_classes = len(self.classes_)
+        self.architecture_ = Architecture(
+            self.columns_.width, recipe.hidden, n_classes, recipe.activation, recipe.dropout, classes=True
+        )
+        networks, interrupt = self._train_networks(self.architecture_, recipe, class_cost(recipe), part, held, deadline)
+        self._keep(networks)
+        raw = self._outputs(validation)
+        self.temperature_ = fit_temperature(raw, held_target)
+        calibrated = tempered(raw, self.temperature_)
+        self.validation_score_ = float((raw.argmax(axis=1) == held_target).mean())
+        self.uncalibrated_ece_ = expected_calibration_error(raw, held_target)
+        self.ece_ = expected_calibration_error(calibrated, held_target)
+        self._judge(validation, held_target)
+        if interrupt is not None:
+            raise interrupt
+
+    def _keep(self, networks: list[Network]) -> None:
+        self.__dict__.pop("_made", None)
+        self.members_ = [dict(network.arrays) for network in networks]
+        assert networks[0].history is not None
+        self.history_ = networks[0].history
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """The likeliest class of each row ``(n_rows,)``.
+
+        Raises:
+            InputError: as ``predict_proba``.
+        """
+        probabilities = self.predict_proba(X)
+        return self.classes_[probabilities.argmax(axis=1)]
+
+    def predict_proba(self, X: Any) -> NDArray[np.float64]:
+        """The calibrated probability of each class ``(n_rows, n_classes)``, in the order of ``classes_``.
+
+        Raises:
+            InputError: a column is missing or of another type, with its name and row.
+        """
+        check_is_fitted(self)
+        return self.proba_of(self._read(X, reset=False))
+
+    def proba_of(self, frame: polars.DataFrame, first_row: int = 1) -> NDArray[np.float64]:
+        """``predict_proba`` of a Polars frame whose first row has this number in messages."""
+        return tempered(self._outputs(frame, first_row), self.temperature_)
+
+    def _score_frame(self, frame: polars.DataFrame, target: NDArray[Any]) -> float:
+        return float((self._outputs(frame).argmax(axis=1) == target).mean())
+
+    def result(self) -> str:
+        """How the training went, in a line."""
+        return (
+            f"{self._network_words()}; on the rows set aside: accuracy {self.validation_score_:.2%}, calibration error "
+            f"{self.ece_:.3f} ({self.uncalibrated_ece_:.3f} before the temperature of {self.temperature_:.2f})"
+        )
+
+
+class TabularRegressor(RegressorMixin, TabularEstimator):
+    """Values from a table as people have it: numbers, text, categories, booleans, dates, missing values.
+
+    Args:
+        preset, max_time, drop, validation_fraction, random_state, engine, device, n_threads, verbose: as ``TabularClassifier``.
+        interval: the part of new values that ``predict_interval`` is to cover, such as 0.9; it takes a second training, of two
+            quantiles. None for no intervals.
+
+    Attributes:
+        columns_, leaks_, history_, members_, architecture_: as ``TabularClassifier``.
+        validation_score_: R^2 on the rows set aside.
+        target_mean_, target_scale_: the networks predict (y - mean) / scale.
+        target_range_: the training values' least and largest, which no prediction leaves.
+        coverage_: the part of the values set aside that their intervals cover, after the correction by the same rows.
+    """
+
+    def __init__(
+        self,
+        preset: str = "default",
+        *,
+        interval: float | None = None,
+        max_time: float | None = None,
+        drop: Sequence[str] = (),
+        validation_fraction: float = 0.15,
+        random_state: Any = None,
+        engine: str = "auto",
+        device: str = "auto",
+        n_threads: int | None = None,
+        verbose: Any = False,
+    ) -> None:
+        self.preset = preset
+        self.interval = interval
+        self.max_time = max_time
+        self.drop = drop
+        self.validation_fraction = validation_fraction
+        self.random_state = random_state
+        self.engine = engine
+        self.device = device
+        self.n_threads = n_threads
+        self.verbose = verbose
+
+    def fit(self, X: Any, y: Any, *, eval_set: Any = None) -> TabularRegressor:
+        """Train on a table.
+
+        Args:
+            X: ``(n_rows, n_columns)``: a frame of pandas, Polars or Arrow, or an array.
+            y: ``(n_rows,)`` numbers; none missing.
+            eval_set: ``(X, y)``: validation data of your own, in place of a share of the rows.
+
+        Returns:
+            The estimator.
+
+        Raises:
+            InputError, ValueError: parameters or data that cannot be used.
+        """
+        self._recipe = self._check_settings()
+        if self.interval is not None and not (isinstance(self.interval, Real) and 0.0 < self.interval < 1.0):
+            raise InputError(f"TabularRegressor: interval must lie between 0 and 1, or be None; got {self.interval!r}.")
+        return self._fit(X, y, eval_set)
+
+    def _read_target(self, y: Any, known: bool = False) -> NDArray[np.float64]:
+        if y is None:
+            raise InputError("This estimator requires y to be passed, but the target y is None.")
+        values = column_or_1d(np.asarray(y), warn=True)
+        if values.dtype.kind not in "biufO":
+            raise InputError(f"y holds {values.dtype}. Expected numbers; for classes use TabularClassifier.")
+        try:
+            values = values.astype(np.float64)
+        except (TypeError, ValueError):
+            raise InputError("y holds text. Expected numbers; for classes use TabularClassifier.") from None
+        if not np.isfinite(values).all():
+            row = int(np.argmax(~np.isfinite(values)))
+            raise InputError(f"y contains NaN or infinity (inf), first in row {row + 1}. Leave such rows out.")
+        return values
+
+    def _train(
+        self,
+        training: polars.DataFrame,
+        target: NDArray[Any],
+        validation: polars.DataFrame,
+        held_target: NDArray[Any],
+        deadline: float,
+    ) -> None:
+        recipe = self._recipe
+        self.target_mean_ = float(target.mean())
+        self.target_scale_ = float(target.std()) or 1.0
+        self.target_range_ = float(target.min()), float(target.max())
+        features, held_features = self.columns_.encode(training), self.columns_.encode(validation)
+        scaled, held_scaled = self._scaled(target), self._scaled(held_target)
+        self.architecture_ = Architecture(
+            self.columns_.width, recipe.hidden, 1, recipe.activation, recipe.dropout, classes=False
+        )
+        began, whole = time.perf_counter(), deadline
+        if self.interval is not None and math.isfinite(deadline):
+            whole = began + (deadline - began) * recipe.members / (recipe.members + 1)
+        networks, interrupt = self._train_networks(
+            self.architecture_, recipe, costs.quadratic, Part(features, scaled), Part(held_features, held_scaled), whole
+        )
+        self.__dict__.pop("_made", None)
+        self.members_ = [dict(network.arrays) for network in networks]
+        assert networks[0].history is not None
+        self.history_ = networks[0].history
+        self.limits_: Arrays | None = None
+        self.__dict__.pop("_made_limits", None)
+        if self.interval is not None and interrupt is None:
+            interrupt = self._train_limits(features, scaled, validation, held_features, held_target, deadline)
+        residuals = self.values_of(validation) - held_target
+        spread = np.square(held_target - held_target.mean()).sum()
+        self.validation_score_ = float(1.0 - np.square(residuals).sum() / spread) if spread > 0 else 0.0
+        self._judge(validation, held_target)
+        if interrupt is not None:
+            raise interrupt
+
+    def _scaled(self, values: NDArray[np.float64]) -> NDArray[np.float32]:
+        return ((values - self.target_mean_) / self.target_scale_).astype(np.float32)[:, None]
+
+    def _train_limits(
+        self,
+        features: Any,
+        scaled: NDArray[np.float32],
+        validation: polars.DataFrame,
+        held_features: Any,
+        held_target: NDArray[np.float64],
+        deadline: float,
+    ) -> BaseException | None:
+        """A network of the interval's two ends, and the correction that gives it the coverage that was asked for."""
+        assert self.interval is not None
+        outside = (1.0 - self.interval) / 2.0
+        recipe = replace(self._recipe, members=1)
+        pair, held_pair = np.repeat(scaled, 2, axis=1), np.repeat(self._scaled(held_target), 2, axis=1)
+        networks, interrupt = self._train_networks(
+            replace(self.architecture_, n_out=2),
+            recipe,
+            costs.quantile((outside, 1.0 - outside)),
+            Part(features, pair),
+            Part(held_features, held_pair),
+            deadline,
+        )
+        self.limits_ = dict(networks[0].arrays)
+        self.correction_ = 0.0
+        low, high = self.limits_of(validation).T
+        self.correction_ = interval_correction(low, high, held_target, self.interval)
+        low, high = self.limits_of(validation).T
+        self.coverage_ = float(((low <= held_target) & (held_target <= high)).mean())
+        return interrupt
+
+    def predict(self, X: Any) -> NDArray[np.float64]:
+        """The value of each row ``(n_rows,)``.
+
+        Raises:
+            InputError: a column is missing or of another type, with its name and row.
+        """
+        check_is_fitted(self)
+        return self.values_of(self._read(X, reset=False))
+
+    def predict_interval(self, X: Any) -> NDArray[np.float64]:
+        """Where ``interval`` of the values lie: the lower and the upper end ``(n_rows, 2)``.
+
+        Raises:
+            InputError: the estimator was made without ``interval``; or as ``predict``.
+        """
+        check_is_fitted(self)
+        if self.limits_ is None:
+            raise InputError(
+                "There are no intervals. Make the estimator with interval=0.9, or another part, and fit it."
+            )
+        return self.limits_of(self._read(X, reset=False))
+
+    def values_of(self, frame: polars.DataFrame, first_row: int = 1) -> NDArray[np.float64]:
+        """``predict`` of a Polars frame whose first row has this number in messages."""
+        values = self._outputs(frame, first_row)[:, 0] * self.target_scale_ + self.target_mean_
+        return np.clip(values, *self.target_range_)
+
+    def limits_of(self, frame: polars.DataFrame, first_row: int = 1) -> NDArray[np.float64]:
+        """``predict_interval`` of a Polars frame whose first row has this number in messages."""
+        if "_made_limits" not in vars(self):
+            assert self.limits_ is not None
+            self._made_limits = network_of(replace(self.architecture_, n_out=2), self.limits_)
+        pieces = [self._ask(self._made_limits, rows) for rows in self._features(frame, first_row)]
+        ends = np.sort(np.concatenate(pieces), axis=1) * self.target_scale_ + self.target_mean_
+        ends = ends + np.array([-self.correction_, self.correction_])
+        return np.sort(ends, axis=1)
+
+    def _score_frame(self, frame: polars.DataFrame, target: NDArray[Any]) -> float:
+        spread = np.square(target - target.mean()).sum()
+        return float(1.0 - np.square(self.values_of(frame) - target).sum() / spread) if spread > 0 else 0.0
+
+    def result(self) -> str:
+        """How the training went, in a line."""
+        intervals = f", intervals of {self.interval:.0%} cover {self.coverage_:.1%}" if self.limits_ is not None else ""
+        return f"{self._network_words()}; on the rows set aside: R^2 {self.validation_score_:.4f}{intervals}"
+
+
+def _labels_of(y: Any) -> NDArray[Any]:
+    """Classes as an array that can be sorted; a missing one is refused by its row."""
+    if y is None:
+        raise InputError("This estimator requires y to be passed, but the target y is None.")
+    labels = column_or_1d(np.asarray(y), warn=True)
+    missing = np.zeros(len(labels), bool)
+    if labels.dtype.kind == "f":
+        missing = ~np.isfinite(labels)
+    elif labels.dtype.kind == "O":
+        missing = np.array(
+            [value is None or value != value or type(value).__name__ == "NAType" for value in labels], bool
+        )
+    if missing.any():
+        row = int(np.argmax(missing))
+        raise InputError(
+            f"y is missing (NaN, None or inf) in row {row + 1}. Leave such rows out: an answer cannot be guessed."
+        )
+    if labels.dtype.kind == "O" and len({type(value) for value in labels}) == 1 and isinstance(labels[0], str):
+        return labels.astype(str)
+    return labels

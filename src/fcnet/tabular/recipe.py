@@ -1,0 +1,219 @@
+"""How a table's networks are made and trained: the settings of each preset, and nothing that depends on a table's name.
+
+From RealMLP-TD (Holzmüller, Grinsztajn and Steinwart, "Better by Default", 2024) come the sizes, Adam's beta_2, the schedule, label
+smoothing and the best epoch that is kept; the average of several networks from TabM (Gorishniy, Kotelnikov and Babenko, 2024) in its
+simplest form.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcnet import costs, initializers
+from fcnet.activations import activation_named, linear
+from fcnet.costs import Cost
+from fcnet.data.arrays import Part
+from fcnet.history import History
+from fcnet.layers import FullyConnectedLayer, Layer, SoftmaxLayer
+from fcnet.network import Network
+from fcnet.optimizers import AdamW
+from fcnet.training import train
+
+
+@dataclass(frozen=True)
+class CosineLog:
+    """Several cosines, each longer than the one before: rate * (1 - cos(2 pi log2(1 + (2^cycles - 1) t))) / 2, t in [0, 1].
+
+    RealMLP's "coslog" schedule: it starts and ends at 0, and the first cycles are short.
+    """
+
+    rate: float
+    cycles: int = 4
+
+    def __call__(self, epoch: NDArray[np.float64], epochs: float) -> NDArray[np.float64]:
+        """The rate at each step."""
+        done = np.minimum(epoch / epochs, 1.0)
+        return self.rate * 0.5 * (1.0 - np.cos(2.0 * math.pi * np.log2(1.0 + (2.0**self.cycles - 1.0) * done)))
+
+
+MOST_EPOCHS = 256
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings of a training.
+
+    Attributes:
+        hidden: units of each hidden layer.
+        activation: of the hidden layers.
+        dropout: probability that a hidden output is dropped in a step.
+        epochs: passes over the training rows; over few rows more, see ``laid_out``.
+        steps: so many there should be.
+        patience: epochs without a better validation figure that end training.
+        batch_size: rows in a step, at most.
+        learning_rate, weight_decay: of AdamW, with beta_2 = 0.95.
+        label_smoothing: the share of a class target that is spread over all classes.
+        members: networks, whose answers are averaged.
+    """
+
+    hidden: tuple[int, ...] = (256, 256, 256)
+    activation: str = "relu"
+    dropout: float = 0.15
+    epochs: int = 64
+    steps: int = 4000
+    patience: int = 24
+    batch_size: int = 256
+    learning_rate: float = 0.002
+    weight_decay: float = 0.02
+    label_smoothing: float = 0.1
+    members: int = 1
+
+    def laid_out(self, n_rows: int) -> Recipe:
+        """The recipe for so many training rows: more epochs where they have few steps, RealMLP's 256 at most."""
+        per_epoch = -(-n_rows // self.batch_size)
+        epochs = min(max(self.epochs, -(-self.steps // per_epoch)), MOST_EPOCHS)
+        return replace(self, epochs=epochs, patience=max(self.patience, epochs // 3))
+
+
+PRESETS = {
+    "fast": Recipe(hidden=(128, 128), epochs=24, steps=1000, patience=12, label_smoothing=0.0),
+    "default": Recipe(),
+    "best": Recipe(members=5),
+}
+"""fast: one small network; default: three layers of 256; best: five of those, averaged."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What a network looks like, in plain values.
+
+    Attributes:
+        n_in, hidden, n_out: sizes.
+        classes: whether the outputs are probabilities of classes, else values.
+    """
+
+    n_in: int
+    hidden: tuple[int, ...]
+    n_out: int
+    activation: str
+    dropout: float
+    classes: bool
+
+    def network(self, mini_batch_size: int = 1, seed: int = 0) -> Network:
+        """A network of this shape with new weights."""
+        activation = activation_named(self.activation)
+        sizes = (self.n_in, *self.hidden)
+        layers: list[Layer] = [
+            FullyConnectedLayer(
+                n_in, n_out, activation, self.dropout if place else 0.0, initializers.he_normal, initializers.zeros
+            )
+            for place, (n_in, n_out) in enumerate(pairwise(sizes))
+        ]
+        last = self.dropout if self.hidden else 0.0
+        if self.classes:
+            layers.append(SoftmaxLayer(sizes[-1], self.n_out, last))
+        else:
+            layers.append(
+                FullyConnectedLayer(
+                    sizes[-1], self.n_out, linear, last, initializers.glorot_uniform, initializers.zeros
+                )
+            )
+        return Network(layers, mini_batch_size, seed)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where and how loudly: see ``fcnet.train``."""
+
+    engine: str
+    device: str
+    n_threads: int | None
+    verbose: Any
+
+
+def train_members(
+    recipe: Recipe,
+    architecture: Architecture,
+    cost: Cost,
+    training: Part,
+    validation: Part,
+    seeds: Callable[[], int],
+    machine: Machine,
+    deadline: float,
+) -> tuple[list[Network], BaseException | None]:
+    """The networks of a recipe, each left as its best epoch; and Ctrl-C, where it ended the training.
+
+    With a deadline (on ``time.perf_counter``) one epoch is timed first, and the schedule is laid out over as many as there is time for,
+    so that rates have fallen when it ends. At least one network is trained.
+    """
+    batch = min(recipe.batch_size, training.n_rows)
+    recipe = recipe.laid_out(training.n_rows)
+    members: list[Network] = []
+    if math.isfinite(deadline):
+        recipe = _in_time(recipe, architecture, cost, training, validation, seeds(), machine, deadline)
+    for place in range(recipe.members):
+        network = architecture.network(batch, seeds())
+        left = deadline - time.perf_counter()
+        if members and left <= 0:
+            break
+        budget = max(left / (recipe.members - place), 1e-3) if math.isfinite(left) else None
+        try:
+            _train(network, recipe, recipe.epochs, cost, training, validation, machine, budget)
+        except KeyboardInterrupt as interrupt:
+            return ([*members, network] if network.history and network.history.epochs else members), interrupt
+        members.append(network)
+    return members, None
+
+
+def _in_time(recipe: Recipe, architecture: Architecture, *arguments: Any) -> Recipe:
+    """The recipe with as many epochs and networks as there is time for."""
+    cost, training, validation, seed, machine, deadline = arguments
+    network = architecture.network(min(recipe.batch_size, training.n_rows), seed)
+    quiet = replace(machine, verbose=False)
+    _train(network, recipe, 1, cost, training, validation, quiet, max(deadline - time.perf_counter(), 1e-3) / 2)
+    began = time.perf_counter()
+    _train(network, recipe, 1, cost, training, validation, quiet, max(deadline - began, 1e-3) / 2)
+    epochs = max(1.0, (deadline - time.perf_counter()) / (time.perf_counter() - began))
+    members = max(1, min(recipe.members, int(epochs / min(recipe.epochs, 10))))
+    return replace(recipe, members=members, epochs=max(1, min(recipe.epochs, int(epochs / members))))
+
+
+def _train(
+    network: Network,
+    recipe: Recipe,
+    epochs: int,
+    cost: Cost,
+    training: Part,
+    validation: Part,
+    machine: Machine,
+    budget: float | None,
+) -> History:
+    schedule = CosineLog(recipe.learning_rate)
+    return train(
+        network,
+        training,
+        validation,
+        epochs=epochs,
+        optimizer=AdamW(schedule, beta_2=0.95, weight_decay=recipe.weight_decay),
+        cost=cost,
+        seed=network.seed,
+        early_stopping=recipe.patience,
+        engine=machine.engine,
+        device=machine.device,
+        n_threads=machine.n_threads,
+        time_budget=budget,
+        verbose=machine.verbose,
+    )
+
+
+def class_cost(recipe: Recipe) -> Cost:
+    """The cost of a classifier's networks."""
+    return costs.label_smoothing(recipe.label_smoothing) if recipe.label_smoothing else costs.log_likelihood

@@ -1,0 +1,264 @@
+"""``TabularClassifier`` and ``TabularRegressor``: scikit-learn's contract, and tables as people have them."""
+
+from __future__ import annotations
+
+import datetime
+import pickle
+import time
+import warnings
+
+import numpy as np
+import polars
+import pytest
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.utils.estimator_checks import check_estimator
+
+from fcnet import TabularClassifier, TabularRegressor
+from fcnet.data.table import read_table
+from fcnet.errors import InputError, TrainingWarning
+from fcnet.tabular.calibration import expected_calibration_error, fit_temperature, interval_correction, tempered
+from fcnet.tabular.recipe import CosineLog
+
+
+@pytest.mark.parametrize(
+    "estimator", [TabularClassifier("fast"), TabularRegressor("fast")], ids=["classifier", "regressor"]
+)
+@pytest.mark.filterwarnings("ignore")
+def test_check_estimator(estimator):
+    results = check_estimator(estimator, on_skip=None)
+    assert [result for result in results if result["status"] not in ("passed", "skipped")] == []
+
+
+def messy(n=600, seed=0):
+    """A table with everything in it, its classes and its values."""
+    draw = np.random.default_rng(seed)
+    x, group = draw.normal(size=n), draw.integers(0, 3, n)
+    day = [datetime.date(2024, 1, 1) + datetime.timedelta(int(k)) for k in draw.integers(0, 365, n)]
+    value = 2 * x + 3 * (group == 1) + 0.2 * draw.normal(size=n)
+    frame = polars.DataFrame({
+        "x": [None if hole else v for v, hole in zip(x, draw.random(n) < 0.1, strict=True)],
+        "group": [("red", "green", "blue")[g] for g in group], "flag": draw.random(n) > 0.5, "day": day,
+        "many": [f"m{k}" for k in draw.integers(0, 300, n)], "nothing": [None] * n, "always": [1] * n,
+    })  # fmt: skip
+    return frame, np.where(value > 1, "yes", "no"), value
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    frame, labels, _ = messy()
+    return TabularClassifier("fast", random_state=0).fit(frame, labels)
+
+
+def test_a_messy_table(classifier):
+    frame, labels, _ = messy(seed=1)
+    assert classifier.score(frame, labels) > 0.8
+    probabilities = classifier.predict_proba(frame)
+    assert probabilities.shape == (600, 2)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1.0)
+    assert classifier.classes_.tolist() == ["no", "yes"]
+    text = classifier.summary()
+    assert "nothing  empty" in text
+    assert "calibration error" in text
+    best = np.argsort(classifier.feature_importances_)[::-1][:2]
+    assert {frame.columns[place] for place in best} == {"x", "group"}
+    assert (classifier.feature_importances_[5:] == 0).all()
+
+
+def test_frames_alike_and_columns_in_any_order(classifier):
+    pandas = pytest.importorskip("pandas")
+    frame, _, _ = messy(50, seed=2)
+    expected = classifier.predict_proba(frame)
+    table = pandas.DataFrame({name: frame[name].to_list() for name in frame.columns})
+    for other in (frame.to_arrow(), table, frame[:, ::-1], table.assign(more=1)[["more", *table.columns[::-1]]]):
+        np.testing.assert_array_equal(classifier.predict_proba(other), expected)
+    np.testing.assert_array_equal(
+        classifier.predict_proba(frame.with_columns(polars.lit("new").alias("group")))[0].shape, (2,)
+    )
+    with pytest.raises(InputError, match="lacks the columns x, day"):
+        classifier.predict(frame.drop("x", "day"))
+    with pytest.raises(InputError, match=r"'x' holds 'tall' in row 4, and had a number"):
+        classifier.predict(frame.with_columns(x=polars.Series(["1", "2", "3", "tall"] + ["5"] * 46)))
+
+
+def test_the_same_seed_gives_the_same_answers_also_pickled_and_cloned(classifier):
+    frame, labels, _ = messy()
+    again = clone(classifier).fit(frame, labels)
+    np.testing.assert_array_equal(again.predict_proba(frame), classifier.predict_proba(frame))
+    copy = pickle.loads(pickle.dumps(classifier))
+    np.testing.assert_array_equal(copy.predict_proba(frame), classifier.predict_proba(frame))
+    other = TabularClassifier("fast", random_state=1).fit(frame, labels)
+    assert (other.predict_proba(frame) != classifier.predict_proba(frame)).any()
+
+
+def test_regression_with_intervals():
+    frame, _, values = messy(1500)
+    model = TabularRegressor("fast", interval=0.8, random_state=0).fit(frame, values)
+    unseen, _, truth = messy(1500, seed=1)
+    assert model.score(unseen, truth) > 0.8
+    low, high = model.predict_interval(unseen).T
+    assert 0.7 < ((low <= truth) & (truth <= high)).mean() < 0.9
+    assert model.coverage_ >= 0.8
+    assert "intervals of 80% cover" in model.summary()
+    predicted = model.predict(unseen)
+    assert values.min() <= predicted.min()
+    assert predicted.max() <= values.max()
+    with pytest.raises(InputError, match="There are no intervals"):
+        TabularRegressor("fast", max_time=1).fit(frame[:60], values[:60]).predict_interval(frame)
+
+
+def test_hundreds_of_categories_stay_sparse():
+    draw = np.random.default_rng(0)
+    code, x = draw.integers(0, 300, 4000), draw.normal(size=4000)
+    labels = (code % 2 == 0) ^ (draw.random(4000) < 0.05)
+    frame = polars.DataFrame({"code": [f"c{k}" for k in code], "x": x})
+    model = TabularClassifier("fast", random_state=0).fit(frame[:3000], labels[:3000])
+    assert model.columns_.sparse
+    assert model.score(frame[3000:], labels[3000:]) > 0.85
+    assert model.feature_importances_[0] > 0.3
+
+
+def test_several_networks_are_averaged(monkeypatch):
+    from dataclasses import replace
+
+    from fcnet.tabular import recipe
+
+    monkeypatch.setitem(recipe.PRESETS, "best", replace(recipe.PRESETS["fast"], members=3, epochs=3))
+    frame, labels, _ = messy(200)
+    model = TabularClassifier("best", random_state=0).fit(frame, labels)
+    assert len(model.members_) == 3
+    weights = [arrays["layers.0.weights"] for arrays in model.members_]
+    assert (weights[0] != weights[1]).any()
+    assert "3 networks" in model.summary()
+
+
+def test_ctrl_c_keeps_the_best_network(monkeypatch):
+    from fcnet.tabular import recipe
+
+    def interrupted(network, *arguments, **settings):
+        train(network, *arguments, **settings | {"epochs": 3})
+        raise KeyboardInterrupt
+
+    train = recipe.train
+    monkeypatch.setattr(recipe, "train", interrupted)
+    frame, labels, _ = messy(200)
+    model = TabularClassifier("fast", random_state=0)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(frame, labels)
+    assert len(model.history_.epochs) == 3
+    assert model.predict(frame).shape == (200,)
+
+
+def test_a_time_limit_ends_it():
+    frame, labels, _ = messy(2000)
+    TabularClassifier("fast", max_time=0.5).fit(frame[:100], labels[:100])  # compiles
+    began = time.perf_counter()
+    model = TabularClassifier(max_time=2.0, random_state=0).fit(frame, labels)
+    assert time.perf_counter() - began < 6.0
+    assert model.history_.epochs[-1].learning_rate < 0.3 * max(record.learning_rate for record in model.history_.epochs)
+
+
+def test_own_validation_data():
+    frame, labels, _ = messy()
+    model = TabularClassifier("fast", random_state=0).fit(
+        frame[:400], labels[:400], eval_set=(frame[400:], labels[400:])
+    )
+    assert model.columns_.n_rows == 400
+    assert model.validation_score_ == pytest.approx(model.score(frame[400:], labels[400:]))
+    with pytest.raises(InputError, match="the class 'maybe' in row 1"):
+        TabularClassifier("fast").fit(frame, labels, eval_set=(frame[:2], ["maybe", "no"]))
+
+
+def test_suspicious_columns_are_named():
+    frame, labels, _ = messy(200)
+    frame = frame.with_columns(polars.Series("number", range(200)), polars.Series("answer", labels))
+    with pytest.warns(TrainingWarning) as caught:
+        model = TabularClassifier("fast", max_time=1).fit(frame, labels)
+    text = " ".join(str(warning.message) for warning in caught)
+    assert "Not used, because it names or numbers rows: number." in text
+    assert "The column 'answer' may give the answer away" in text
+    assert "drop=['answer']" in text
+    assert model.leaks_.keys() == {"answer"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", TrainingWarning)
+        TabularClassifier("fast", max_time=1, drop=["answer", "number"]).fit(frame, labels)
+
+
+FRAME, LABELS, VALUES = messy(60)
+REFUSED = [
+    (TabularClassifier("best est"), FRAME, LABELS, "unknown preset 'best est'. Did you mean 'best'"),
+    (TabularClassifier(max_time=0), FRAME, LABELS, "max_time must be"),
+    (TabularClassifier(drop="x"), FRAME, LABELS, "drop must be a list"),
+    (TabularClassifier(drop=["y"]), FRAME, LABELS, "no column 'y' to drop"),
+    (TabularClassifier(validation_fraction=1), FRAME, LABELS, "validation_fraction must lie"),
+    (TabularRegressor(interval=90), FRAME, VALUES, "interval must lie"),
+    (TabularClassifier(), FRAME, ["a"] * 60, "y has one class, .*'a'.*, in every row"),
+    (TabularClassifier(), FRAME, VALUES.astype(str), "y has 60 classes in 60 rows, too few rows of each"),
+    (TabularClassifier(), FRAME, [None, *LABELS[1:]], r"y is missing \(NaN, None or inf\) in row 1"),
+    (TabularRegressor(), FRAME, [*VALUES[:59], np.nan], "y contains NaN or infinity .* row 60"),
+    (TabularRegressor(), FRAME, LABELS, "Expected numbers; for classes use TabularClassifier"),
+    (TabularRegressor(), FRAME, VALUES[:9], "X has 60 rows and y has 9"),
+    (TabularRegressor(), FRAME.select("always"), VALUES, "No column is left"),
+]
+
+
+@pytest.mark.parametrize(("estimator", "X", "y", "message"), REFUSED)
+def test_what_is_refused(estimator, X, y, message):
+    with pytest.raises(InputError, match=message):
+        estimator.fit(X, y)
+
+
+def test_before_fit():
+    with pytest.raises(NotFittedError):
+        TabularClassifier().predict(FRAME)
+
+
+# --- Calibration --------------------------------------------------------------------------------------------------------
+
+
+def test_a_temperature_undoes_too_much_confidence():
+    draw = np.random.default_rng(0)
+    logits = draw.normal(size=(20_000, 3))
+    truth = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    labels = (truth.cumsum(axis=1) < draw.random((20_000, 1))).sum(axis=1)
+    sure = tempered(truth, 1 / 3)
+    assert fit_temperature(sure, labels) == pytest.approx(3.0, rel=0.05)
+    assert expected_calibration_error(sure, labels) > 0.15
+    assert expected_calibration_error(tempered(sure, 3.0), labels) < 0.02
+
+
+def test_calibration_error_by_hand():
+    probabilities = np.array([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6], [0.4, 0.6]])
+    assert expected_calibration_error(probabilities, np.array([0, 1, 1, 1])) == pytest.approx((2 * 0.4 + 2 * 0.4) / 4)
+
+
+def test_the_interval_correction_is_the_conformal_one():
+    low, high, values = np.zeros(9), np.ones(9), np.array([0.5, 1.5, 2.0, -1.0, 0.9, 0.2, 0.3, 0.4, 0.6])
+    assert interval_correction(low, high, values, 0.8) == 1.0  # the 8th smallest of the 9 misses
+    assert interval_correction(low, high, values, 0.5) == pytest.approx(-0.2)
+
+
+def test_the_schedule_has_cycles():
+    rates = CosineLog(1.0)(np.linspace(0, 10, 1001), 10.0)
+    assert rates[0] == pytest.approx(0, abs=1e-12)
+    assert rates[-1] == pytest.approx(0, abs=1e-12)
+    assert ((rates[1:-1] > rates[:-2]) & (rates[1:-1] >= rates[2:])).sum() == 4
+
+
+# --- Real tables --------------------------------------------------------------------------------------------------------
+
+
+def test_real_tables(shared_data):
+    titanic = read_table(shared_data / "tables" / "titanic.csv")
+    X, y = titanic.drop("survived"), titanic["survived"]
+    with pytest.warns(TrainingWarning) as caught:
+        model = TabularClassifier("fast", random_state=0).fit(X, y)
+    assert [str(warning.message).split(" may")[0].split(" Leave")[0] for warning in caught] == [
+        "Not used, because it names or numbers rows: name.",
+        "The column 'boat'",
+        "The column 'body'",
+    ]
+    assert model.validation_score_ > 0.9  # they do leak
+    abalone = read_table(shared_data / "tables" / "abalone.csv")
+    model = TabularRegressor("fast", random_state=0).fit(abalone.drop("rings")[:3000], abalone["rings"][:3000])
+    assert model.score(abalone[3000:], abalone["rings"][3000:]) > 0.45
