@@ -76,7 +76,18 @@ def step_arrays() -> tuple[Any, ...]:
     plain = run.gain, np.zeros(n, np.uint32), np.zeros((n, 2), np.uint32)
     coefficients = optimizer.coefficients(np.array([100]), np.array([1e-6]))[0].astype("float32")
     terms = costs.constants_of(log_likelihood, SIZES[-1], "float32")
-    return layout.lines, run.parameters[0], run.slots[0], data.arrays, work, batch, *plain, coefficients, terms, np.float32(0.0)
+    return (
+        layout.lines,
+        run.parameters[0],
+        run.slots[0],
+        data.arrays,
+        work,
+        batch,
+        *plain,
+        coefficients,
+        terms,
+        np.float32(0.0),
+    )
 
 
 def main() -> None:

@@ -110,9 +110,7 @@ def find_idx(folder: Path, part: PartName, kind: Kind) -> Path | None:
 
 def as_pixels(X: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Bytes 0 to 255 as float32 from 0 to 1."""
-    pixels = X.astype(np.float32)
-    pixels /= np.float32(255)
-    return pixels
+    return np.divide(X, np.float32(255), dtype=np.float32)
 
 
 def _read_header(stream: Stream, path: Path) -> tuple[np.dtype[Any], tuple[int, ...]]:

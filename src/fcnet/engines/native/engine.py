@@ -295,15 +295,26 @@ class NativeEngine:
 
 def warm_up() -> None:
     """Compile every kernel for float32 and float64, or load it from the cache."""
-    engine, placement = NativeEngine(), Placement(threads=1)
-    model = Model((FullyConnectedLayer(2, 2), SoftmaxLayer(2, 2)))
+    engine, placement, n_rows, n_in = NativeEngine(), Placement(threads=2), 32, 800
+    model = Model((FullyConnectedLayer(n_in, 2 * UNITS), SoftmaxLayer(2 * UNITS, 2)))
+    part = Part(np.tile(np.arange(n_in) % 5 == 0, (n_rows, 1)), np.arange(n_rows) % 2)  # sparse: for units of their own
+    layers = len(model.layers)
+    plan = Plan(
+        n_steps=1,
+        rows=np.arange(n_rows, dtype=np.int32)[None, :],
+        coefficients=np.zeros((1, 1)),
+        l2=np.zeros(1),
+        dropout=np.zeros((1, layers)),
+        keys=np.zeros((1, layers, 2), np.uint32),
+    )
     for dtype in ("float32", "float64"):
         program = Program(model, costs.log_likelihood, optimizers.SGD_RULE, dtype)
-        data = engine.put(Part(np.array([[0.0, 0.0], [0.0, 1.0]]), np.array([0, 1])), program, placement)
+        data = engine.put(part, program, placement)
         run = engine.start(program, initial_state(program, model.initial_parameters(0)), placement)
+        engine.advance(run, data, plan)
         engine.cost_and_gradient(run, data)
         engine.evaluate(run, data)
-        engine.forward(run, np.zeros((1, 2)))
+        engine.forward(run, np.zeros((1, n_in)))
 
 
 @functools.cache

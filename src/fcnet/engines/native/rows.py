@@ -77,10 +77,11 @@ def _rows(X: Rows, dtype: str, n_threads: int, dropped: bool) -> tuple[NDArray[A
         values, columns, starts = X.data.astype(dtype), X.indices.astype(np.int32), X.indptr.astype(np.int64)
     else:
         dense = as_kernels_read(X, dtype)
-        if dropped or np.count_nonzero(dense) >= SPARSE_BELOW * dense.size:
-            return dense, *none
         starts = np.zeros(len(dense) + 1, np.int64)
-        np.cumsum(np.count_nonzero(dense, axis=1), out=starts[1:])
+        count_nonzeros(dense, starts[1:])
+        np.cumsum(starts, out=starts)
+        if dropped or starts[-1] >= SPARSE_BELOW * dense.size:
+            return dense, *none
         values, columns = np.empty(starts[-1] + ROOM, dtype), np.empty(starts[-1] + ROOM, np.int32)
         nonzero_lists(dense, starts, values, columns)
         values, columns = values[:-ROOM], columns[:-ROOM]
@@ -114,6 +115,16 @@ def density(data: NativeData) -> float:
     if not data.sparse:
         return 1.0
     return len(data.arrays.values) / max(1, data.n_rows * int(data.arrays.splits[-1, -1]))
+
+
+@jit()
+def count_nonzeros(dense: Any, counts: Any) -> None:
+    """How many numbers of each row are not zero."""
+    for r in range(dense.shape[0]):
+        n = np.int32(0)
+        for j in range(dense.shape[1]):
+            n += np.int32(dense[r, j] != 0)
+        counts[r] = n
 
 
 @jit()
