@@ -55,11 +55,13 @@ class Every:
 
 
 def checkpoint_files(folder: Path) -> list[Path]:
-    """The checkpoints of a run folder, the newest first."""
+    """The checkpoints of a run folder, the newest first; none where there is no such folder."""
     try:
         names = os.listdir(folder / FOLDER)  # noqa: PTH208  (names, of which most are no paths of ours)
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # the last: no folder's name holds a zero byte
         return []
+    except OSError as error:  # never taken for an empty folder, or numbers would begin anew
+        raise FileError(f"{folder} cannot be listed: {error.strerror}. Check the folder and who may read it.") from None
     numbered = sorted(((int(found[1]), name) for name in names if (found := _NAME.fullmatch(name))), reverse=True)
     return [folder / FOLDER / name for _, name in numbered]
 
@@ -92,12 +94,16 @@ class Keeper(Observer):
     Attributes:
         folder: of the run; made where it is not there.
         every: how often a checkpoint is due.
+        command: the options of a command line, for whoever resumes it.
+        replaces: whether checkpoints of an earlier training go when the first of this one comes.
         identity: settings, data and versions, which go into every checkpoint.
         written: how many checkpoints it has written.
     """
 
     folder: Path
     every: Every = Every(epochs=1)
+    command: dict[str, Any] = field(default_factory=dict)
+    replaces: bool = False
     identity: dict[str, Any] = field(default_factory=dict)
     written: int = 0
     _lock: int | None = None
@@ -128,16 +134,22 @@ class Keeper(Observer):
             os.close(self._lock)
             self._lock = None
 
-    def discard(self) -> None:
-        """Remove the checkpoints of an earlier training."""
-        for file in checkpoint_files(self.folder):
-            file.unlink(missing_ok=True)
+    def check_free(self) -> None:
+        """Refuse a folder with checkpoints of an earlier training, where they are not to be replaced."""
+        if not self.replaces and checkpoint_files(self.folder):
+            raise FileError(
+                f"{self.folder} holds the checkpoints of an earlier training. Go on with it by resume={str(self.folder)!r}, or "
+                "choose another folder, or delete that one."
+            )
 
     def state_is_whole(self, take: Callable[[], Checkpoint], occasion: Occasion) -> None:
         """Copy the state where a checkpoint is due, and write it in a thread of its own; at the start and the end, wait for it."""
         if occasion == "start":
+            earlier = checkpoint_files(self.folder)
             self._note(take(), 0.0)
             self._write(self._taken)
+            for file in earlier:
+                file.unlink(missing_ok=True)
         elif occasion == "last":
             if self._writer is not None:
                 self._writer.join()
@@ -201,7 +213,7 @@ class Keeper(Observer):
         self._pause += time.monotonic() - began
         with contextlib.suppress(OSError):  # one too many does no harm
             for file in found[KEPT - 1 :]:
-                file.unlink(missing_ok=True)
+                os.unlink(file)  # noqa: PTH108  (as in ``write_atomically``)
 
 
 def as_keeper(checkpoint: Any, resume: Any, every: str) -> Keeper | None:

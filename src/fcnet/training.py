@@ -32,7 +32,7 @@ from fcnet.engines.choose import Choice, choose
 from fcnet.engines.contract import Dtype, Engine, Metrics, Program, TrainState, accuracy_rule, initial_state
 from fcnet.errors import DivergenceError, FileError, InputError, TrainingWarning, check_count, unknown_name
 from fcnet.history import Ending, EpochRecord, History, Monitor, Observer, Occasion, RunInfo
-from fcnet.keeper import Keeper, as_keeper, checkpoint_files, newest_checkpoint
+from fcnet.keeper import Keeper, as_keeper, newest_checkpoint
 from fcnet.layers import DropoutScaling
 from fcnet.model import Model, rescale_for
 from fcnet.optimizers import SGD, Optimizer
@@ -189,17 +189,15 @@ def train(
                 "data": {name: identity.of_part(part) for name, part in vars(parts).items()},
                 "versions": identity.of_versions(choice.engine.name),
                 "length": {"epochs": epochs},
+                "command": keeper.command,
             }
             if resume is not None:
                 resumed = newest_checkpoint(resume)
                 check_resumable(resumed, keeper.identity, state, steps, Path(resume))
                 state = resumed.state
                 loop.go_on(resumed)
-            elif checkpoint_files(keeper.folder):
-                raise FileError(
-                    f"{keeper.folder} holds the checkpoints of an earlier training. Go on with it by resume={str(keeper.folder)!r}, "
-                    "or choose another folder, or delete that one."
-                )
+            else:
+                keeper.check_free()
             observers.append(keeper)
             loop.signals = (signal.SIGINT, signal.SIGTERM)
         try:
@@ -599,9 +597,8 @@ def _check_monitor(
 
 def check_resumable(resumed: Checkpoint, now: dict[str, Any], state: TrainState, steps: Steps, folder: Path) -> None:
     """Refuse a checkpoint of another training, and say what differs."""
-    before = {**resumed.identity}
-    length = before.pop("length", {})
-    changed = identity.differences(before, {name: part for name, part in now.items() if name != "length"})
+    same = ("settings", "data", "versions")
+    changed = identity.differences(*({name: one.get(name) for name in same} for one in (resumed.identity, now)))
     if changed:
         raise InputError(
             f"The training in {folder} cannot be resumed, because it would not be the same: {'; '.join(changed[:8])}"
@@ -617,7 +614,7 @@ def check_resumable(resumed: Checkpoint, now: dict[str, Any], state: TrainState,
         raise FileError(
             f"The newest checkpoint in {folder} does not fit its own settings. The file is damaged; train anew."
         )
-    epochs = length.get("epochs")
+    epochs = resumed.identity.get("length", {}).get("epochs")
     if epochs != steps.epochs and isinstance(epochs, int) and resumed.state.step:
         done = np.arange(resumed.state.step)[-10_000:]
         if not np.array_equal(steps.rates(done), replace(steps, epochs=epochs).rates(done)):
