@@ -43,6 +43,7 @@ ORDER = [
     "checkpoint",
     "identity",
     "keeper",
+    "memory",
     "training",
     "network",
     "estimators.settings",

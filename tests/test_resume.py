@@ -333,3 +333,57 @@ def test_a_stale_lock_is_taken_over(tmp_path):
     assert subprocess.run([sys.executable, "-c", program], check=False, timeout=60).returncode == 9
     assert (tmp_path / "checkpoints" / "lock").read_text()
     fit(checkpoint=tmp_path)
+
+
+# --- Numbers going wrong ------------------------------------------------------------------------------------------------
+
+LINE = (np.ones((40, 1), np.float32), np.ones((40, 1), np.float32))
+
+
+def steep(rate, **options):
+    """Gradient descent on (w + b - 1)^2 / 2: each step multiplies the error by 1 - 2 * rate."""
+    network = fcnet.Network([fcnet.FullyConnectedLayer(1, 1, fcnet.linear)], mini_batch_size=1)
+    return fit(network, LINE, None, None, **{"epochs": 20, "optimizer": fcnet.SGD(rate), "l2": 0.0} | options)
+
+
+def test_halving_goes_on_where_stopping_would_end():
+    with pytest.raises(
+        fcnet.DivergenceError, match=r"at step \d+ \(epoch \d+\), first in layer 0\. The learning rate, 3, is"
+    ):
+        steep(3.0)
+    with pytest.warns(TrainingWarning, match=r"goes back to step \d+, and on with half the learning rate"):
+        network, history = steep(3.0, on_nan="halve")
+    assert len(history.halvings) == 2
+    assert history.epochs[-1].learning_rate == 0.75
+    assert len(history.epochs) == 20
+    np.testing.assert_allclose(network.predict(LINE[0]), 1.0, atol=1e-6)
+
+
+def test_three_halvings_at_most():
+    with (
+        pytest.warns(TrainingWarning, match="half the learning rate"),
+        pytest.raises(fcnet.DivergenceError) as caught,
+    ):
+        steep(1e6, on_nan="halve")
+    assert len(caught.value.history.halvings) == 3
+
+
+@pytest.mark.filterwarnings("ignore::fcnet.TrainingWarning")
+def test_a_halved_training_resumes(tmp_path):
+    whole = steep(3.0, on_nan="halve")
+    for step in (30, 90, 400, 700):
+        with pytest.raises(ZeroDivisionError):
+            steep(3.0, on_nan="halve", checkpoint=tmp_path / str(step), callbacks=[Cut(step)])
+        assert newest_checkpoint(tmp_path / str(step)).state.step % 40 == 0
+        assert_same(steep(3.0, on_nan="halve", resume=tmp_path / str(step)), whole)
+
+
+def test_on_nan_is_one_of_two():
+    with pytest.raises(InputError, match=r"Unknown on_nan 'halv'\. Did you mean 'halve'\?"):
+        steep(0.1, on_nan="halv")
+
+
+def test_no_checkpoint_of_numbers_that_went_wrong(tmp_path):
+    with pytest.raises(fcnet.DivergenceError):
+        steep(3.0, checkpoint=tmp_path, checkpoint_every="0s")
+    assert np.isfinite(newest_checkpoint(tmp_path).state.parameters["layers.0.weights"]).all()

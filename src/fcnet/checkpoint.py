@@ -354,8 +354,6 @@ def load_checkpoint(file: Path) -> Checkpoint:
         raise FileError(f"{file} is truncated, damaged, or not a checkpoint ({error}).") from None
     except OSError as error:
         raise FileError(f"{file} cannot be read: {error}.") from None
-    if description.pop("sha256", None) != _checksum(description, arrays):
-        raise FileError(f"{file} is damaged: its checksum is not that of its content.")
     groups: dict[str, dict[str, NDArray[Any]]] = {}
     for name, array in arrays.items():
         group, _, own = name.partition("/")
@@ -363,14 +361,20 @@ def load_checkpoint(file: Path) -> Checkpoint:
     parameters, kept = groups.pop("parameters", {}), groups.pop("best", None)
     slots = {group.removeprefix("slots."): named for group, named in groups.items()}
     try:
+        if description.pop("sha256", None) != _checksum(description, arrays):
+            raise ValueError("its checksum is not that of its content")
+        if not all(np.isfinite(array).all() for array in parameters.values()):
+            raise ValueError("its parameters contain NaN or infinity")
         step = _count(description["step"])
         so_far = EpochSoFar(**{name: _number(number) for name, number in description["so_far"].items()})
         history = _history(description["history"])
         identity = description["identity"]
         if not isinstance(identity, dict) or not all(isinstance(part, dict) for part in identity.values()):
             raise ValueError("identity")
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise FileError(f"{file} is damaged: its description cannot be read ({shown(str(error))}).") from None
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+        raise FileError(
+            f"{file} is damaged ({shown(str(error))}). Go on from the checkpoint before it, or train anew."
+        ) from None
     return Checkpoint(TrainState(parameters, slots, step), kept, history, so_far, identity)
 
 
@@ -392,7 +396,7 @@ def _history(values: dict[str, Any]) -> History:
     """A history from JSON, its figures checked one by one."""
     epochs = [EpochRecord(**record) for record in values["epochs"]]
     for number, record in enumerate(epochs):
-        if record.epoch != number:
+        if _count(record.epoch) != number:
             raise ValueError(f"epoch {record.epoch!r} in place of {number}")
         for name in ("training_cost", "learning_rate", "seconds"):
             _number(getattr(record, name))

@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fcnet.checkpoint import PARTIAL, Checkpoint, checkpoint_bytes, load_checkpoint, sync_folder, write_atomically
 from fcnet.data.files import shown
 from fcnet.errors import FileError, InputError
@@ -195,6 +197,8 @@ class Keeper(Observer):
 
     def _write(self, checkpoint: Checkpoint) -> None:
         """One checkpoint under the next number; then the oldest go."""
+        if not all(np.isfinite(array).all() for array in checkpoint.state.parameters.values()):
+            return  # nothing to go on from: training is about to say so
         folder = self.folder / FOLDER
         began = time.monotonic()
         checkpoint.identity.update(self.identity)

@@ -53,6 +53,7 @@ class Steps:
         penalty: strength of the L2 penalty in each step.
         model: the layers, for their dropout.
         optimizer: for its numbers and its schedule.
+        rate_scale: what every scheduled learning rate is multiplied by.
         first_step: steps that the state has behind it. Optimizer and masks count on from it; epochs and schedules begin anew.
     """
 
@@ -65,6 +66,7 @@ class Steps:
     penalty: Penalty
     model: Model
     optimizer: Optimizer
+    rate_scale: float = 1.0
     first_step: int = 0
 
     @property
@@ -81,7 +83,7 @@ class Steps:
     def rates(self, steps: NDArray[np.int64]) -> NDArray[np.float64]:
         """The scheduled learning rate of each step of this run."""
         schedule = as_schedule(self.optimizer.learning_rate)
-        return schedule(steps / self.per_epoch, float(self.epochs))
+        return self.rate_scale * schedule(steps / self.per_epoch, float(self.epochs))
 
     def rate_at(self, step: int) -> float:
         """The scheduled learning rate of one step of this run."""

@@ -33,8 +33,9 @@ from fcnet.engines.contract import Dtype, Engine, Metrics, Program, TrainState, 
 from fcnet.errors import DivergenceError, FileError, InputError, TrainingWarning, check_count, unknown_name
 from fcnet.history import Ending, EpochRecord, History, Monitor, Observer, Occasion, RunInfo
 from fcnet.keeper import Keeper, as_keeper, newest_checkpoint
-from fcnet.layers import DropoutScaling
-from fcnet.model import Model, rescale_for
+from fcnet.layers import DropoutScaling, without_dropout
+from fcnet.memory import free_on, free_on_host, in_words, is_out_of_memory, memory_plan
+from fcnet.model import Model, biases_name, rescale_for, weights_name
 from fcnet.optimizers import SGD, Optimizer
 from fcnet.progress import Verbose, progress_observer
 from fcnet.steps import Steps, cut, penalty_per_mini_batches, same_order, seeded_order, step_weights
@@ -46,7 +47,11 @@ FIRST_CHUNK = 16
 FAR_ABOVE_GUESSING = 100
 """A first epoch that costs so many times what guessing does is worth a warning."""
 
+HALVINGS = 3
+"""At most so many times a training whose numbers go wrong goes back and halves its learning rate."""
+
 Task = Literal["classification", "regression"]
+OnNan = Literal["stop", "halve"]
 Callback = Observer | Callable[[EpochRecord], bool | None]
 
 
@@ -87,6 +92,7 @@ def train(
     checkpoint: str | Path | Keeper | None = None,
     resume: str | Path | None = None,
     checkpoint_every: str = "1epoch",
+    on_nan: OnNan = "stop",
     verbose: Verbose = True,
 ) -> History:
     """Train a network, and leave it as the best one seen.
@@ -125,6 +131,9 @@ def train(
             It ends with the same bytes as a training that was never interrupted. Where a schedule depends on ``epochs`` and
             these are changed, the steps before keep their rates and later ones follow the new schedule; a warning says so.
         checkpoint_every: "1epoch", "3epochs", "30s", "5m"; less often where copying would take more than 1% of the time.
+        on_nan: what to do where the cost becomes NaN or infinite: "stop", or "halve" to go back to the end of the epoch before and
+            halve the learning rate from there on, at most three times; ``history.halvings`` notes it. Checkpoints are then
+            taken at the ends of epochs alone.
         verbose: True for a bar on a terminal and a line an epoch elsewhere; "bar"; "lines"; or False.
 
     Returns:
@@ -132,6 +141,7 @@ def train(
 
     Raises:
         InputError: arguments or data that cannot be used, before training starts.
+        OutOfMemoryError: what it needs is not there, by a plan before it starts, or by the device while it goes on.
         FileError: the checkpoint folder cannot be written, is in use, holds another training, or has nothing to resume.
         DeviceError: a GPU was asked for that is not there.
         DivergenceError: the cost became NaN or infinite; the network is the best one seen before.
@@ -148,6 +158,8 @@ def train(
         n_threads = check_count("n_threads", n_threads)
     seed = counters.check_seed(seed)
     model, arrays = network.model, network.arrays
+    if on_nan not in ("stop", "halve"):
+        raise unknown_name("on_nan", on_nan, ("stop", "halve"))
     if dropout_scaling not in ("training", "inference"):
         raise unknown_name("dropout_scaling", dropout_scaling, ("training", "inference"))
     if network.trained:  # its weights mean what they mean under its convention
@@ -167,12 +179,15 @@ def train(
     penalty = penalty_per_mini_batches(l2, n_rows // mini_batch_size)
     steps = Steps(n_rows, mini_batch_size, order, drop_last, seed, epochs, penalty, model, optimizer)
     keeper = as_keeper(checkpoint, resume, checkpoint_every)
+    plan = memory_plan(choice, program, [part for part in vars(parts).values() if part is not None], mini_batch_size)
+    plan.check(free_on(choice), free_on_host())
     observers = [as_observer(callback) for callback in callbacks]
     if (progress := progress_observer(verbose)) is not None:
         observers.append(progress)
     history = History(choice.engine.name, str(choice.placement), monitor, steps.per_epoch)
     judge = BestFigure(program, steps, monitor, early_stopping)
     loop = Loop(choice, program, parts, steps, history, observers, judge)
+    loop.halves = on_nan == "halve"
     state = initial_state(program, arrays)
     with contextlib.ExitStack() as held:
         if keeper is not None:
@@ -181,7 +196,7 @@ def train(
             settings = {
                 "layers": model.layers, "dropout_scaling": dropout_scaling, "cost": cost, "optimizer": optimizer, "l2": l2,
                 "mini_batch_size": mini_batch_size, "shuffle": shuffle, "drop_last": drop_last, "seed": seed, "dtype": dtype,
-                "monitor": monitor, "early_stopping": early_stopping, "engine": choice.engine.name,
+                "monitor": monitor, "early_stopping": early_stopping, "engine": choice.engine.name, "on_nan": on_nan,
                 "device": choice.placement.device,
             }  # fmt: skip
             keeper.identity = {
@@ -202,6 +217,12 @@ def train(
             loop.signals = (signal.SIGINT, signal.SIGTERM)
         try:
             loop.run(state, RunInfo(str(choice), epochs, steps.per_epoch), started + (time_budget or math.inf))
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise plan.error(
+                    f"ran out of memory on the {choice.placement}. It needs at least {in_words(plan.total)}"
+                ) from error
+            raise
         finally:
             if loop.kept is not None:
                 network.model, network.arrays = model, loop.kept
@@ -311,6 +332,7 @@ class Loop:
     Attributes:
         kept: the parameters of the best network so far; None before any epoch was the best.
         bad_step: the first step of the run whose cost was not finite, or -1.
+        halves: whether training goes back to the end of the last epoch where numbers go wrong, with half the learning rate.
         signals: which signals end training at the end of the chunk; ``signal`` is the one that did.
     """
 
@@ -329,6 +351,8 @@ class Loop:
         self.observers, self.judge = observers, judge
         self.kept: dict[str, NDArray[Any]] | None = None
         self.bad_step = -1
+        self.bad_layer: int | None = None
+        self.halves = False
         self.signals: tuple[signal.Signals, ...] = (signal.SIGINT,)
         self.signal: int | None = None
         self.so_far = EpochSoFar()
@@ -355,6 +379,7 @@ class Loop:
         """Begin where a checkpoint was taken; ``run`` is then given its state."""
         self.history, self.kept, self.so_far = checkpoint.history, checkpoint.kept, checkpoint.so_far
         self.history.ending = "finished"
+        self.steps = replace(self.steps, rate_scale=0.5 ** len(self.history.halvings))
         self._done_before = checkpoint.state.step - len(self.history.epochs) * self.steps.per_epoch
         self._ended_before = self.judge.replay(self.history.epochs)  # type: ignore[attr-defined]
 
@@ -368,6 +393,8 @@ class Loop:
         return Checkpoint(self.snapshot(), self.kept, history, replace(self.so_far))
 
     def _offer(self, occasion: Occasion) -> None:
+        if self.halves and self.so_far.weight:  # what it would go back to is not in the state of the middle of an epoch
+            return
         for observer in self.observers:
             observer.state_is_whole(self.checkpoint, occasion)
 
@@ -380,9 +407,16 @@ class Loop:
             self._offer("start")
         with _Interrupts(self.signals) as interrupts:
             ending = self._ended_before
+            good = state
             for epoch in range(first, self.steps.epochs):
-                if ending := ending or self._epoch(epoch, deadline, interrupts):
+                ending = ending or self._epoch(epoch, deadline, interrupts)
+                while ending == "diverged" and self.halves and len(self.history.halvings) < HALVINGS:
+                    self._halve(good)
+                    ending = self._epoch(epoch, deadline, interrupts)
+                if ending:
                     break
+                if self.halves:
+                    good = self.snapshot()
             self.history.ending = ending or "finished"
             if ending == "interrupted":
                 self.signal = interrupts.noted
@@ -400,7 +434,7 @@ class Loop:
             else f"The network is the best one seen before, of epoch {self.history.best_epoch}."
         )
         return DivergenceError(
-            f"The cost became NaN or infinite at step {self.bad_step} (epoch {epoch}). The learning rate, {rate:g}, is probably "
+            f"The cost became NaN or infinite at step {self.bad_step} (epoch {epoch}){self._where()}. The learning rate, {rate:g}, is probably "
             f"too high: try {rate / 10:g}, or scale the inputs to about 0 to 1, or lower the L2 strength. {kept}",
             step=self.bad_step,
             history=self.history,
@@ -420,7 +454,7 @@ class Loop:
             report = self.engine.advance(self.state, self.train, chunk)
             elapsed = time.perf_counter() - began
             if report.bad_step >= 0:
-                return self._diverge(first + done + int(report.bad_step))
+                return self._diverge(first + done + int(report.bad_step), chunk.rows[int(report.bad_step)])
             self._seconds_per_step = elapsed / n_steps
             done += n_steps
             so_far.add(report.costs, step_weights(chunk.rows[:n_steps], self._row_weights), elapsed)
@@ -453,7 +487,7 @@ class Loop:
         moment = Moment(self.engine, self.state)
         verdict = self.judge(record, moment)
         if verdict.ending == "diverged":
-            return self._diverge(steps_done - 1)
+            return self._diverge(steps_done - 1, np.arange(min(256, self.steps.n_rows)))
         self.history.epochs.append(record)
         if verdict.best:
             self.history.best_epoch, self.history.best_steps = epoch, steps_done
@@ -465,9 +499,26 @@ class Loop:
             return "callback"
         return verdict.ending
 
-    def _diverge(self, step: int) -> Ending:
+    def _diverge(self, step: int, rows: NDArray[Any]) -> Ending:
         self.bad_step = step
+        self.bad_layer = first_layer_not_finite(self.program, self.snapshot().parameters, self.parts.train, rows)
         return "diverged"
+
+    def _halve(self, good: TrainState) -> None:
+        """Back to a good state, with half the learning rate."""
+        rate = self.steps.rate_at(self.bad_step)
+        self.history.halvings.append(self.bad_step)
+        self.steps = replace(self.steps, rate_scale=0.5 ** len(self.history.halvings))
+        self.state, self.so_far = self.engine.start(self.program, good, self.placement), EpochSoFar()
+        warnings.warn(
+            f"The cost became NaN or infinite at step {self.bad_step}{self._where()}. Training goes back to step {good.step}, and "
+            f"on with half the learning rate, {rate / 2:g} in place of {rate:g}.",
+            TrainingWarning,
+            stacklevel=5,
+        )
+
+    def _where(self) -> str:
+        return "" if self.bad_layer is None else f", first in layer {self.bad_layer}"
 
     def _chunk_length(self, remaining: int) -> int:
         """Steps in the next chunk: what the last one's speed makes of ``CHUNK_SECONDS``."""
@@ -520,6 +571,30 @@ def as_observer(callback: Callback) -> Observer:
     if not callable(callback):
         raise InputError(f"A callback must be a function of an EpochRecord, or an Observer, got {callback!r}.")
     return _Callback(callback)
+
+
+def first_layer_not_finite(
+    program: Program, parameters: Mapping[str, NDArray[Any]], part: Part, rows: NDArray[Any]
+) -> int | None:
+    """The first layer with parameters, or with weighted inputs of those rows, that are not finite; None where all are.
+
+    Args:
+        program: what is trained.
+        parameters: the named arrays.
+        part: the training data.
+        rows: indices ``(n,)`` into it; -1 for none.
+    """
+    a = part.X[rows[rows >= 0]]
+    a = np.asarray(a.toarray() if hasattr(a, "toarray") else a, program.dtype)
+    read = without_dropout(program.model.dropout_scaling)
+    with np.errstate(all="ignore"):
+        for index, layer in enumerate(program.model.layers):
+            w, b = parameters[weights_name(index)], parameters[biases_name(index)]
+            z = read(index, layer, a) @ w + b
+            if not all(np.isfinite(array).all() for array in (w, b, z)):
+                return index
+            a = np.asarray(layer.activation_fn(z))
+    return None
 
 
 # --- Checks -----------------------------------------------------------------------------------------------------------

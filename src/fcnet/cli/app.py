@@ -124,6 +124,9 @@ def train(
         int | None, typer.Option(help="Stop after so many epochs without improvement.", show_default=False)
     ] = None,
     time_budget: Annotated[str | None, typer.Option(help="Stop after 90s, 5m or 1h.", show_default=False)] = None,
+    on_nan: Annotated[
+        str, typer.Option(help="Where the cost becomes NaN: stop, or halve the learning rate and go back an epoch.")
+    ] = "stop",
     seed: Annotated[int, typer.Option(help="Decides initial weights, order and dropout.")] = 0,
     out: Annotated[
         Path | None, typer.Option(help="Run folder; runs/DATA-001 and so on by default.", show_default=False)
@@ -184,6 +187,7 @@ def train(
         "l2": l2,
         "early_stopping": early_stopping,
         "time_budget": time_budget,
+        "on_nan": on_nan,
         "seed": seed,
         "engine": engine,
         "device": device,
@@ -218,6 +222,7 @@ def train(
                     dtype=dtype,  # type: ignore[arg-type]  # checked by train
                     time_budget=budget,
                     early_stopping=early_stopping,
+                    on_nan=on_nan,  # type: ignore[arg-type]  # checked by train
                     checkpoint=keeper,
                     resume=resume,
                 )
