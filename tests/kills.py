@@ -51,8 +51,8 @@ def train(optimizer, schedule, folder=None):
     network = fcnet.Network(LAYERS, mini_batch_size=16)
     places = {} if folder is None else {"resume" if checkpoint_files(folder) else "checkpoint": folder}
     history = training.train(
-        network, TRAIN, VALIDATION, epochs=4, optimizer=OPTIMIZERS[optimizer](SCHEDULES[schedule](0.02)), l2=0.01,
-        early_stopping=6, engine="native", device="cpu", n_threads=1, verbose=False, checkpoint_every="0s", **places,
+        network, TRAIN, VALIDATION, epochs=20, optimizer=OPTIMIZERS[optimizer](SCHEDULES[schedule](0.02)), l2=0.01,
+        early_stopping=15, engine="native", device="cpu", n_threads=1, verbose=False, checkpoint_every="0s", **places,
     )  # fmt: skip
     figures = [
         (r.epoch, r.training_cost, r.validation_cost, r.validation_accuracy, r.learning_rate) for r in history.epochs

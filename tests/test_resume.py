@@ -348,7 +348,7 @@ def steep(rate, **options):
 
 def test_halving_goes_on_where_stopping_would_end():
     with pytest.raises(
-        fcnet.DivergenceError, match=r"at step \d+ \(epoch \d+\), first in layer 0\. The learning rate, 3, is"
+        fcnet.DivergenceError, match=r"at step \d+ \(epoch \d+\)\. It begins in layer 0\. The learning rate, 3, is"
     ):
         steep(3.0)
     with pytest.warns(TrainingWarning, match=r"goes back to step \d+, and on with half the learning rate"):

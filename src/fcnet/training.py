@@ -331,7 +331,7 @@ class Loop:
 
     Attributes:
         kept: the parameters of the best network so far; None before any epoch was the best.
-        bad_step: the first step of the run whose cost was not finite, or -1.
+        bad_step: the first step of the run whose cost was not finite, or -1; ``bad_layer``: where it begins.
         halves: whether training goes back to the end of the last epoch where numbers go wrong, with half the learning rate.
         signals: which signals end training at the end of the chunk; ``signal`` is the one that did.
     """
@@ -351,7 +351,7 @@ class Loop:
         self.observers, self.judge = observers, judge
         self.kept: dict[str, NDArray[Any]] | None = None
         self.bad_step = -1
-        self.bad_layer: int | None = None
+        self.bad_layer = -1
         self.halves = False
         self.signals: tuple[signal.Signals, ...] = (signal.SIGINT,)
         self.signal: int | None = None
@@ -434,7 +434,7 @@ class Loop:
             else f"The network is the best one seen before, of epoch {self.history.best_epoch}."
         )
         return DivergenceError(
-            f"The cost became NaN or infinite at step {self.bad_step} (epoch {epoch}){self._where()}. The learning rate, {rate:g}, is probably "
+            f"The cost became NaN or infinite at step {self.bad_step} (epoch {epoch}). It begins in layer {self.bad_layer}. The learning rate, {rate:g}, is probably "
             f"too high: try {rate / 10:g}, or scale the inputs to about 0 to 1, or lower the L2 strength. {kept}",
             step=self.bad_step,
             history=self.history,
@@ -511,14 +511,11 @@ class Loop:
         self.steps = replace(self.steps, rate_scale=0.5 ** len(self.history.halvings))
         self.state, self.so_far = self.engine.start(self.program, good, self.placement), EpochSoFar()
         warnings.warn(
-            f"The cost became NaN or infinite at step {self.bad_step}{self._where()}. Training goes back to step {good.step}, and "
+            f"The cost became NaN or infinite at step {self.bad_step}, in layer {self.bad_layer}. Training goes back to step {good.step}, and "
             f"on with half the learning rate, {rate / 2:g} in place of {rate:g}.",
             TrainingWarning,
             stacklevel=5,
         )
-
-    def _where(self) -> str:
-        return "" if self.bad_layer is None else f", first in layer {self.bad_layer}"
 
     def _chunk_length(self, remaining: int) -> int:
         """Steps in the next chunk: what the last one's speed makes of ``CHUNK_SECONDS``."""
@@ -575,8 +572,8 @@ def as_observer(callback: Callback) -> Observer:
 
 def first_layer_not_finite(
     program: Program, parameters: Mapping[str, NDArray[Any]], part: Part, rows: NDArray[Any]
-) -> int | None:
-    """The first layer with parameters, or with weighted inputs of those rows, that are not finite; None where all are.
+) -> int:
+    """The first layer with parameters, or with weighted inputs of those rows, that are not finite; else the last, which the cost reads.
 
     Args:
         program: what is trained.
@@ -594,7 +591,7 @@ def first_layer_not_finite(
             if not all(np.isfinite(array).all() for array in (w, b, z)):
                 return index
             a = np.asarray(layer.activation_fn(z))
-    return None
+    return index
 
 
 # --- Checks -----------------------------------------------------------------------------------------------------------
