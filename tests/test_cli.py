@@ -600,6 +600,22 @@ def test_a_signal_ends_the_chunk_and_the_run_resumes(fcnet_, monkeypatch, number
     assert histories[0] == histories[1]
 
 
+def test_a_second_ctrl_c_in_the_first_epoch_leaves_a_checkpoint(fcnet_, monkeypatch):
+    def interrupt(self, *rest, original=training.Loop._epoch):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        return original(self, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Loop, "_epoch", interrupt)
+        code, _, err = fcnet_(*TRAIN, "--out", "run")
+    assert code == 130
+    assert "fcnet: to go on: fcnet train --resume run" in err
+    assert fcnet_("train", "--resume", "run")[0] == 0
+    fcnet_(*TRAIN, "--out", "whole")
+    assert model_of("run") == model_of("whole")
+
+
 def test_more_epochs_from_another_folder(fcnet_, monkeypatch, tmp_path):
     options = (*TRAIN, "--schedule", "constant", "--threads", 1)
     fcnet_(*options, "--out", "run")

@@ -248,10 +248,12 @@ def train(
                     print(json.dumps(results))
                 else:
                     _print_results(network, history, results)
-                if ending in ("interrupted", "time budget"):
-                    print(f"fcnet: to go on: fcnet train --resume {shlex.quote(str(folder))}", file=sys.stderr)
+            early = isinstance(error, KeyboardInterrupt | SystemExit) or (network.history and ending == "time budget")
+            if early and (keeper.written or resume is not None):
+                print(f"fcnet: to go on: fcnet train --resume {shlex.quote(str(folder))}", file=sys.stderr)
     finally:
-        if network.history is None and resume is None:  # nothing was trained: leave no empty folder
+        useless = isinstance(error, DivergenceError) or not keeper.written
+        if network.history is None and resume is None and useless:  # leave no folder that nothing can be done with
             runs.discard(folder)
     if isinstance(error, SystemExit):
         raise typer.Exit(error.code)  # type: ignore[arg-type]
