@@ -18,6 +18,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 import fcnet
 from fcnet import checkpoint as checkpoints
 from fcnet import training
+from fcnet.checkpoint import load_checkpoint
+from fcnet.errors import FileError
 from fcnet.history import Observer
 from fcnet.keeper import Keeper, checkpoint_files, newest_checkpoint
 
@@ -83,6 +85,12 @@ class Trainings(RuleBasedStateMachine):
     def places(self):
         return {"resume" if checkpoint_files(self.folder) else "checkpoint": self.folder}
 
+    def two_are_whole(self):
+        try:
+            return len([load_checkpoint(file) for file in checkpoint_files(self.folder)]) == 2
+        except FileError:
+            return False
+
     @rule()
     def finish(self):
         assert train(self.epochs, **self.places()) == whole(self.epochs)
@@ -108,7 +116,7 @@ class Trainings(RuleBasedStateMachine):
         with mock.patch.object(checkpoints.os, "replace", crash), contextlib.suppress(Killed):
             assert train(self.epochs, **self.places()) == whole(self.epochs)
 
-    @precondition(lambda self: len(checkpoint_files(self.folder)) > 1)
+    @precondition(lambda self: self.two_are_whole())
     @rule(place=st.floats(0, 0.999))
     def damage(self, place):
         newest = checkpoint_files(self.folder)[0]

@@ -511,8 +511,8 @@ def test_nan_stops_and_the_best_network_is_kept(validation):
     assert step >= 12
     epoch = step // 6
     advice = (
-        f"The cost became NaN or infinite at step {step} (epoch {epoch}). The learning rate, 1e+06, is probably too high: "
-        "try 100000, or scale the inputs to about 0 to 1, or lower the L2 strength. The network is the best one seen "
+        f"The cost became NaN or infinite at step {step} (epoch {epoch}). It begins in layer 1. The learning rate, 1e+06, is "
+        "probably too high: try 100000, or scale the inputs to about 0 to 1, or lower the L2 strength. The network is the best one seen "
         f"before, of epoch {network.history.best_epoch}."
     )
     assert str(caught.value) == advice

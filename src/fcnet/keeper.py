@@ -27,8 +27,6 @@ from fcnet.history import Observer, Occasion
 
 FOLDER = "checkpoints"
 """Where in a run folder its checkpoints lie."""
-KEPT = 2
-"""How many of them stay."""
 RETRY_SECONDS = 10.0
 """A checkpoint that could not be written is tried again after so long."""
 _SHARE = 100
@@ -69,16 +67,20 @@ def checkpoint_files(folder: Path) -> list[Path]:
 
 
 def newest_checkpoint(folder: str | Path) -> Checkpoint:
-    """The newest checkpoint of a run folder that is whole; one that is damaged is said and passed over.
+    """The newest checkpoint of a run folder that is whole, see ``newest_file``."""
+    return newest_file(Path(folder))[1]
+
+
+def newest_file(folder: Path) -> tuple[Path, Checkpoint]:
+    """The newest checkpoint of a run folder that is whole, and its file; one that is damaged is said and passed over.
 
     Raises:
         FileError: there is none, or none is whole.
     """
-    folder = Path(folder)
     found = checkpoint_files(folder)
     for number, file in enumerate(found, start=1):
         try:
-            return load_checkpoint(file)
+            return file, load_checkpoint(file)
         except FileError as error:
             if number == len(found):
                 raise
@@ -110,6 +112,7 @@ class Keeper(Observer):
     written: int = 0
     _lock: int | None = None
     _writer: threading.Thread | None = None
+    _whole: Path | None = None
     _step: int = -1
     _epochs: int = 0
     _taken_at: float = 0.0
@@ -143,6 +146,13 @@ class Keeper(Observer):
                 f"{self.folder} holds the checkpoints of an earlier training. Go on with it by resume={str(self.folder)!r}, or "
                 "choose another folder, or delete that one."
             )
+
+    def newest(self, folder: Path) -> Checkpoint:
+        """What to go on from; where it lies in the keeper's own folder, it stays until there is another one after the next."""
+        file, checkpoint = newest_file(folder)
+        if folder == self.folder:
+            self._whole = file
+        return checkpoint
 
     def state_is_whole(self, take: Callable[[], Checkpoint], occasion: Occasion) -> None:
         """Copy the state where a checkpoint is due, and write it in a thread of its own; at the start and the end, wait for it."""
@@ -209,15 +219,18 @@ class Keeper(Observer):
                 sync_folder(folder.parent)
             found = checkpoint_files(self.folder)
             number = 1 + max((int(_NAME.fullmatch(file.name)[1]) for file in found), default=0)  # type: ignore[index]
-            write_atomically(folder / f"checkpoint-{number:06}.safetensors", content)
+            new = folder / f"checkpoint-{number:06}.safetensors"
+            write_atomically(new, content)
         except OSError as error:
             raise FileError(f"{folder} cannot be written: {error.strerror or error}.") from None
         self._step = checkpoint.state.step
         self.written += 1
         self._pause += time.monotonic() - began
+        before, self._whole = self._whole or next(iter(found), None), new
         with contextlib.suppress(OSError):  # one too many does no harm
-            for file in found[KEPT - 1 :]:
-                os.unlink(file)  # noqa: PTH108  (as in ``write_atomically``)
+            for file in found:
+                if file != before:  # not simply all but the newest: that one may be damaged
+                    os.unlink(file)  # noqa: PTH108  (as in ``write_atomically``)
 
 
 def as_keeper(checkpoint: Any, resume: Any, every: str) -> Keeper | None:

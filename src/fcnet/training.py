@@ -32,7 +32,7 @@ from fcnet.engines.choose import Choice, choose
 from fcnet.engines.contract import Dtype, Engine, Metrics, Program, TrainState, accuracy_rule, initial_state
 from fcnet.errors import DivergenceError, FileError, InputError, TrainingWarning, check_count, unknown_name
 from fcnet.history import Ending, EpochRecord, History, Monitor, Observer, Occasion, RunInfo
-from fcnet.keeper import Keeper, as_keeper, newest_checkpoint
+from fcnet.keeper import Keeper, as_keeper
 from fcnet.layers import DropoutScaling, without_dropout
 from fcnet.memory import free_on, free_on_host, in_words, is_out_of_memory, memory_plan
 from fcnet.model import Model, biases_name, rescale_for, weights_name
@@ -207,7 +207,7 @@ def train(
                 "command": keeper.command,
             }
             if resume is not None:
-                resumed = newest_checkpoint(resume)
+                resumed = keeper.newest(Path(resume))
                 check_resumable(resumed, keeper.identity, state, steps, Path(resume))
                 state = resumed.state
                 loop.go_on(resumed)
