@@ -11,17 +11,20 @@ demo: $(VENV)/.installed  ## install, then train on the real digits that come wi
 test: $(VENV)/.installed  ## install, then run the tests
 	$(BIN)/python -m pytest
 
-check: $(VENV)/.installed  ## format, lint, types, import order, tests
+check: $(VENV)/.installed  ## format, lint, types, import order, tests, coverage
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --cov fcnet --cov-branch --cov-report term:skip-covered
 
 bench: $(VENV)/.installed  ## fcnet against its peers, about an hour: pip install '.[bench]' into .venv first
 	$(BIN)/python benchmarks/compare.py
 
 FUZZ_SECONDS ?= 60
-soak: $(VENV)/.installed  ## slow checks: every reader fed by the fuzzer for FUZZ_SECONDS; every kernel with its array bounds checked
+KILLS ?= 200
+soak: $(VENV)/.installed  ## slow checks: KILLS trainings killed and resumed; threads; readers fed by the fuzzer for FUZZ_SECONDS; array bounds
+	$(BIN)/python tests/kills.py $(KILLS)
+	$(BIN)/python tests/crowd.py 1000
 	$(BIN)/python fuzz/readers.py $(FUZZ_SECONDS)
 	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$$(mktemp -d) $(BIN)/python -m pytest tests/test_conformance.py -k "native or threads"
 

@@ -138,6 +138,29 @@ def read_description(content: bytes) -> Any:
     return read_model(save({name: np.zeros(shape, np.float32) for name, shape in SHAPES.items()}, {"fcnet": text}))
 
 
+def read_checkpoint(content: bytes) -> Any:
+    """A checkpoint file."""
+    from fcnet.checkpoint import load_checkpoint
+
+    return load_checkpoint(put("checkpoint-000001.safetensors", content))
+
+
+def read_checkpoint_description(content: bytes) -> Any:
+    """The description in a checkpoint that is whole otherwise, its checksum too."""
+    from safetensors.numpy import save
+
+    from fcnet.checkpoint import _checksum
+
+    arrays = {f"{group}/{name}": np.zeros(2, np.float32) for group in ("parameters", "best") for name in SHAPES}
+    try:
+        description = json.loads(content)
+        description["sha256"] = _checksum({name: description[name] for name in description}, arrays)
+        text = json.dumps(description)
+    except (ValueError, TypeError, RecursionError):  # ``read_checkpoint`` tries what is no description
+        return None
+    return read_checkpoint(save(arrays, {"fcnet": text}))
+
+
 def read_run(content: bytes) -> Any:
     """What ``fcnet info`` reads beside the model of a run."""
     from fcnet.cli import runs
@@ -196,6 +219,8 @@ READERS: dict[str, Callable[[bytes], Any]] = {
     "model": read_model,
     "header": read_header,
     "description": read_description,
+    "checkpoint": read_checkpoint,
+    "checkpoint-description": read_checkpoint_description,
     "run": read_run,
     "csv": read_csv,
     "columns": read_columns,
@@ -212,10 +237,26 @@ def seeds() -> dict[str, dict[str, bytes]]:
 
     layers = [fcnet.FullyConnectedLayer(2, 3, fcnet.relu, 0.5), fcnet.SoftmaxLayer(3, 2)]
     model = fcnet.Network(layers, mini_batch_size=5).save(Path(FOLDER.name, "seed"))
+    checkpoint = {
+        "format": "fcnet.checkpoint", "version": 1, "step": 3, "so_far": {"cost": 0.5, "weight": 1.0, "seconds": 0.1},
+        "identity": {"settings": {"l2": 0.1}, "data": {}, "versions": {}, "length": {"epochs": 3}, "command": {"data": "digits"}},
+        "history": {
+            "engine": "native", "device": "cpu", "monitor": "accuracy", "steps_per_epoch": 2, "best_epoch": 0, "best_steps": 2,
+            "ending": "finished", "halvings": [1],
+            "epochs": [{
+                "epoch": 0, "training_cost": 0.5, "validation_cost": None, "validation_accuracy": 0.5, "test_accuracy": None,
+                "learning_rate": 0.1, "seconds": 0.1,
+            }],
+        },
+    }  # fmt: skip
     labels = idx(Y.astype(np.uint8))
     pairs = ((X, Y), (X, Y), (X, Y))
     parts = {"X_train": X, "y_train": Y, "X_val": X, "y_val": Y, "sample_weight_val": np.ones(6)}
+    described = json.dumps(checkpoint).encode()
+    read_checkpoint_description(described)
     return {
+        "checkpoint": {"checkpoint": Path(FOLDER.name, "checkpoint-000001.safetensors").read_bytes()},
+        "checkpoint-description": {"description": described},
         "idx": {
             "images": idx(np.arange(12, dtype=np.uint8).reshape(2, 3, 2)),
             "gzip": gzip.compress(labels, mtime=0),
@@ -340,6 +381,19 @@ def attacks() -> dict[str, dict[str, bytes]]:
             "nested": b"[" * 4000,
             "digits-5000": b"1" * 5000,
             "twice": b'{"format": 1, ' + described()[1:],
+        },
+        "checkpoint": {
+            "header-2-40": (1 << 40).to_bytes(8, "little") + b"{}",
+            "model": save(arrays, {"fcnet": json.dumps(description)}),
+            "checksum-a-list": save(
+                arrays, {"fcnet": '{"format": "fcnet.checkpoint", "version": 1, "sha256": [1], "step": 0}'}
+            ),
+        },
+        "checkpoint-description": {
+            "nothing": b'{"format": "fcnet.checkpoint", "version": 1}',
+            "numbers-of-400-digits": b'{"format": "fcnet.checkpoint", "version": 1, "step": 1, "so_far": {"cost": 1%s}}'
+            % (b"0" * 400),
+            "epochs-a-number": b'{"format": "fcnet.checkpoint", "version": 1, "step": 1, "so_far": {}, "history": {"epochs": 3}}',
         },
         "run": {
             "nested": b"[" * 4000,

@@ -64,7 +64,7 @@ def test_train_leaves_a_run_folder(fcnet_):
     assert [line.split("  ")[0] for line in lines[1:]] == [f"epoch {n}/4" for n in range(1, 5)]
 
     assert {path.name for path in Path("run").iterdir()} == {
-        *("model.safetensors", "model.json", "run.json", "history.csv", "curves.png"),
+        *("model.safetensors", "model.json", "run.json", "history.csv", "curves.png", "checkpoints"),
     }
     record = json.loads(Path("run/run.json").read_text())
     assert record.keys() == {"settings", "versions", "ending", "results"}
@@ -156,25 +156,30 @@ def test_regression(fcnet_):
 # --- Run folders --------------------------------------------------------------------------------------------------------
 
 
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "lock"}
+
+
 def test_a_run_folder_that_exists(fcnet_):
     fcnet_(*TRAIN, "--out", "run")
     before = Path("run/model.safetensors").read_bytes()
     code, out, err = fcnet_(*TRAIN, "--seed", 9, "--out", "run")
     assert (code, out) == (1, "")
     assert err == (
-        "fcnet: error: The run folder run exists already. Choose another with --out, or replace it with --overwrite.\n"
+        "fcnet: error: The run folder run exists already. Choose another with --out, go on with it by --resume, or replace "
+        "it with --overwrite.\n"
     )
     assert Path("run/model.safetensors").read_bytes() == before
     assert fcnet_(*TRAIN, "--seed", 9, "--out", "run", "--overwrite")[0] == 0
     assert Path("run/model.safetensors").read_bytes() != before
-    assert len(list(Path("run").iterdir())) == 5
+    assert len(list(Path("run").iterdir())) == 6
 
 
 def test_overwrite_leaves_the_earlier_run_until_there_is_a_new_one(fcnet_):
     fcnet_(*TRAIN, "--out", "run")
-    before = {path.name: path.read_bytes() for path in Path("run").iterdir()}
+    before = contents(Path("run"))
     assert fcnet_(*TRAIN, "--out", "run", "--overwrite", "--engine", "xlaa")[0] == 2
-    assert {path.name: path.read_bytes() for path in Path("run").iterdir()} == before
+    assert contents(Path("run")) == before
 
 
 @pytest.mark.parametrize("foreign", ["thesis.txt", "run.json.bak"])
@@ -418,7 +423,7 @@ def test_ctrl_c_while_the_run_is_written_does_not_lose_it(fcnet_, monkeypatch):
 
     monkeypatch.setattr(fcnet.History, "to_frame", interrupt)
     assert fcnet_(*TRAIN, "--out", "run")[0] == 0
-    assert len(list(Path("run").iterdir())) == 5
+    assert len(list(Path("run").iterdir())) == 6
     assert signal.getsignal(signal.SIGINT) is handler
 
 
@@ -560,3 +565,138 @@ def test_config(tmp_path):
         words.config(file, options)
     with pytest.raises(FileError, match="cannot be read: Is a directory"):
         words.config(tmp_path, options)
+
+
+# --- Resume -------------------------------------------------------------------------------------------------------------
+
+
+def model_of(run):
+    return Path(run, "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_chunk_and_the_run_resumes(fcnet_, monkeypatch, number, code):
+    def interrupt(self, epoch, *rest, original=training.Loop._epoch):
+        if epoch == 2:
+            os.kill(os.getpid(), number)
+        return original(self, epoch, *rest)
+
+    monkeypatch.setattr(training, "FIRST_CHUNK", 3)
+    monkeypatch.setattr(training, "CHUNK_SECONDS", 0.0)
+    handlers = [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)]
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Loop, "_epoch", interrupt)
+        ended, _, err = fcnet_(*TRAIN, "--dropout", 0.2, "--out", "run")
+    assert ended == code
+    assert "fcnet: to go on: fcnet train --resume run" in err
+    assert json.loads(Path("run/run.json").read_text())["results"]["epochs"] == 2
+    assert [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)] == handlers
+    assert fcnet_("train", "--resume", "run")[0] == 0
+    fcnet_(*TRAIN, "--dropout", 0.2, "--out", "whole")
+    assert model_of("run") == model_of("whole")
+    histories = [
+        [row.rsplit(",", 1)[0] for row in Path(run, "history.csv").read_text().splitlines()] for run in ("run", "whole")
+    ]
+    assert histories[0] == histories[1]
+
+
+def test_a_second_ctrl_c_in_the_first_epoch_leaves_a_checkpoint(fcnet_, monkeypatch):
+    def interrupt(self, *rest, original=training.Loop._epoch):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        return original(self, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Loop, "_epoch", interrupt)
+        code, _, err = fcnet_(*TRAIN, "--out", "run")
+    assert code == 130
+    assert "fcnet: to go on: fcnet train --resume run" in err
+    assert fcnet_("train", "--resume", "run")[0] == 0
+    fcnet_(*TRAIN, "--out", "whole")
+    assert model_of("run") == model_of("whole")
+
+
+def test_more_epochs_from_another_folder(fcnet_, monkeypatch, tmp_path):
+    options = (*TRAIN, "--schedule", "constant", "--threads", 1)
+    fcnet_(*options, "--out", "run")
+    fcnet_(*options, "--epochs", 7, "--out", "whole")
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    code, out, _ = fcnet_("train", "--resume", tmp_path / "run", "--epochs", 7, "--json")
+    assert (code, json.loads(out)["epochs"]) == (0, 7)
+    assert model_of(tmp_path / "run") == model_of(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--l2", 0.5], 2, "cannot be resumed, because it would not be the same: settings.l2 was 0.0, is 0.5"),
+        (["--seed", 4], 2, "settings.seed was 0, is 4"),
+        (["--out", "b"], 2, "--resume goes on in the run's own folder"),
+        (["--overwrite"], 2, "leave out --out, --overwrite and --config"),
+    ],
+)
+def test_what_does_not_resume(fcnet_, options, code, message):
+    fcnet_(*TRAIN, "--out", "run")
+    before = contents(Path("run"))
+    ended, _, err = fcnet_("train", "--resume", "run", *options)
+    assert ended == code
+    assert message in err
+    assert contents(Path("run")) == before
+
+
+def test_changed_data_is_refused(fcnet_):
+    fcnet_(*TRAIN, "--out", "run")
+    y = np.arange(120) % 3
+    np.savez("blobs.npz", X=np.eye(3, 4, dtype=np.float32)[y], y=y)
+    code, _, err = fcnet_("train", "--resume", "run")
+    assert code == 2
+    assert "data.train.X was" in err
+
+
+def test_nothing_to_resume(fcnet_):
+    code, _, err = fcnet_("train", "--resume", "nowhere")
+    assert code == 1
+    assert "There is no checkpoint in nowhere, so nothing to resume." in err
+
+
+def test_checkpoints_of_the_library_have_no_command_line(fcnet_, tmp_path):
+    network = fcnet.Network([fcnet.SoftmaxLayer(2, 2)], 2)
+    training.train(network, (np.eye(2), [0, 1]), epochs=1, verbose=False, checkpoint=tmp_path / "run", device="cpu")
+    code, _, err = fcnet_("train", "--resume", "run")
+    assert code == 1
+    assert "are not of 'fcnet train'. Go on with fcnet.train(..., resume=...)" in err
+
+
+def test_a_folder_in_use(fcnet_, tmp_path):
+    from fcnet.keeper import Keeper
+
+    with Keeper(tmp_path / "run"):
+        code, _, err = fcnet_(*TRAIN, "--out", "run")
+    assert code == 1
+    assert f"process {os.getpid()} on " in err
+    assert "is in use by" in err
+
+
+def test_a_run_that_was_killed_can_be_replaced(fcnet_):
+    fcnet_(*TRAIN, "--out", "run")
+    for path in Path("run").iterdir():
+        if path.is_file():
+            path.unlink()
+    code, _, err = fcnet_(*TRAIN, "--out", "run")
+    assert code == 1
+    assert "go on with it by --resume" in err
+    assert fcnet_(*TRAIN, "--seed", 1, "--out", "run", "--overwrite")[0] == 0
+    assert fcnet_("train", "--resume", "run", "--seed", 1)[0] == 0
+
+
+def test_what_can_be_written_is(fcnet_, monkeypatch):
+    def full(*_):
+        raise FileError("run/model.safetensors cannot be written: No space left on device.")
+
+    monkeypatch.setattr(fcnet.Network, "save", full)
+    code, _, err = fcnet_(*TRAIN, "--out", "run")
+    assert code == 1
+    assert "fcnet: error: run/model.safetensors cannot be written: No space left on device." in err
+    assert json.loads(Path("run/run.json").read_text())["results"]["epochs"] == 4
+    assert Path("run/history.csv").exists()

@@ -48,7 +48,7 @@ def test_train_digits_needs_no_option(digits):
     assert results["best_validation_accuracy"] > 0.97
     assert results["seconds"] < 20
     assert {path.name for path in (folder / "run").iterdir()} == {
-        *("model.safetensors", "model.json", "run.json", "history.csv", "curves.png"),
+        *("checkpoints", "model.safetensors", "model.json", "run.json", "history.csv", "curves.png"),
     }
     assert json.loads((folder / "run" / "run.json").read_text())["results"] == results
 

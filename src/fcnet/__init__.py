@@ -24,7 +24,7 @@ _HOMES = {
     "fcnet.data.arrays": "DataSet Part",
     "fcnet.data.sources": "load_data",
     "fcnet.estimators.multilayer": "MLPClassifier MLPRegressor",
-    "fcnet.errors": "FcnetError InputError FileError DeviceError DownloadError DivergenceError TrainingWarning",
+    "fcnet.errors": "FcnetError InputError FileError DeviceError OutOfMemoryError DownloadError DivergenceError TrainingWarning",
     "fcnet.history": "EpochRecord History Observer",
     "fcnet.layers": "FullyConnectedLayer SoftmaxLayer dropout_layer",
     "fcnet.network": "Network",

@@ -36,6 +36,7 @@ from fcnet.errors import DownloadError as DownloadError
 from fcnet.errors import FcnetError as FcnetError
 from fcnet.errors import FileError as FileError
 from fcnet.errors import InputError as InputError
+from fcnet.errors import OutOfMemoryError as OutOfMemoryError
 from fcnet.errors import TrainingWarning as TrainingWarning
 from fcnet.estimators.multilayer import MLPClassifier as MLPClassifier
 from fcnet.estimators.multilayer import MLPRegressor as MLPRegressor

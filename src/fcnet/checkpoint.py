@@ -1,5 +1,6 @@
-"""A network as a file: arrays in safetensors, its description as JSON in the same file's header, so one rename saves both.
+"""A network, or a training half-way, as a file: arrays in safetensors, what they are as JSON in the same file's header.
 
+So one rename saves both.
 Nothing is ever executed on the way back: layers, activations and initializers are looked up by name in fcnet's own
 tables. Beside ``NAME.safetensors`` lies ``NAME.json``, the same description for people and other programs to read.
 """
@@ -7,20 +8,25 @@ tables. Beside ``NAME.safetensors`` lies ``NAME.json``, the same description for
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import hashlib
 import json
+import math
 import os
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fcnet.activations import NAMED, softmax
 from fcnet.data.files import open_file, shown, what_is_at
+from fcnet.engines.contract import TrainState
 from fcnet.errors import FcnetError, FileError, InputError
+from fcnet.history import Ending, EpochRecord, History
 from fcnet.initializers import INITIALIZERS
 from fcnet.layers import FullyConnectedLayer, Layer, SoftmaxLayer
 from fcnet.model import Model
@@ -28,6 +34,8 @@ from fcnet.model import Model
 FORMAT = "fcnet.model"
 _DESCRIPTION_LIMIT = 1 << 22
 """How many characters a description may have: a layer's has less than 200, and as objects they take 30 times the memory."""
+PARTIAL = ".partial"
+"""How the name of a file ends that is still being written."""
 VERSION = 1
 """Raised when an older fcnet could not read what this one writes."""
 MODEL_NAME = "model"
@@ -97,7 +105,7 @@ def load_model(path: str | Path) -> SavedModel:
             metadata = opened.metadata() or {}
             if "fcnet" not in metadata:
                 raise FileError(f"{file} is a safetensors file, but not one that fcnet wrote.")
-            description = _parse_description(file, metadata["fcnet"])
+            description = _parse_description(file, metadata["fcnet"], FORMAT)
             model = _model(file, description)
             expected = dict(model.shapes())
             _check_names(file, set(opened.keys()), set(expected))
@@ -111,24 +119,36 @@ def load_model(path: str | Path) -> SavedModel:
 
 
 def write_atomically(file: Path, content: bytes) -> None:
-    """Write a file so that its name shows either the old content or all of the new, also after a power loss."""
-    temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex}.partial")
+    """Write a file so that its name shows either the old content or all of the new, also after a power loss.
+
+    The content is on the disk before the name is given to it, and the name before this returns.
+    """
+    temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex}{PARTIAL}")
     try:
-        with temporary.open("xb") as opened:
-            opened.write(content)
-            opened.flush()
-            os.fsync(opened.fileno())
-        temporary.replace(file)
-        folder = os.open(file.parent, os.O_RDONLY)
+        opened = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
         try:
-            os.fsync(folder)
+            rest = memoryview(content)
+            while rest:
+                rest = rest[os.write(opened, rest) :]
+            os.fsync(opened)
         finally:
-            os.close(folder)
+            os.close(opened)
+        os.replace(temporary, file)  # noqa: PTH105  (one way to each operation, so that tests can fail every one)
+        sync_folder(file.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         reason = error.strerror or error
         raise FileError(f"{file} cannot be written: {reason}. Check that the folder exists and is writable.") from None
+
+
+def sync_folder(folder: Path) -> None:
+    """Have a folder's names on the disk."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 _STRUCTURE = {"format", "version", "layers", "dropout_scaling"}
@@ -163,7 +183,7 @@ def _describe_layer(index: int, layer: Layer) -> dict[str, Any]:
     }
 
 
-def _parse_description(file: Path, text: str) -> dict[str, Any]:
+def _parse_description(file: Path, text: str, form: str) -> dict[str, Any]:
     if len(text) > _DESCRIPTION_LIMIT:
         raise FileError(
             f"{file}: its description has {len(text)} characters, expected {_DESCRIPTION_LIMIT} at most. The file is damaged."
@@ -172,8 +192,9 @@ def _parse_description(file: Path, text: str) -> dict[str, Any]:
         description = json.loads(text)
     except (ValueError, RecursionError):
         raise FileError(f"{file}: its description is not JSON. The file is damaged.") from None
-    if not isinstance(description, dict) or description.get("format") != FORMAT:
-        raise FileError(f"{file} is not a model that fcnet wrote: its format is not {FORMAT!r}.")
+    if not isinstance(description, dict) or description.get("format") != form:
+        kind = form.removeprefix("fcnet.")
+        raise FileError(f"{file} is not a {kind} that fcnet wrote: its format is not {form!r}.")
     version = description.get("version")
     if not isinstance(version, int) or version < 1:
         raise FileError(f"{file}: its version is {version!r:.50}, expected a number from 1. The file is damaged.")
@@ -234,3 +255,177 @@ def _array(file: Path, opened: Any, name: str, shape: tuple[int, ...]) -> NDArra
     if not np.isfinite(array).all():
         raise FileError(f"{file}: {name} contains NaN or infinity. The file is damaged.")
     return np.array(array)
+
+
+# --- A training half-way ----------------------------------------------------------------------------------------------
+
+CHECKPOINT_FORMAT = "fcnet.checkpoint"
+
+
+@dataclass
+class EpochSoFar:
+    """Sums over the steps of an epoch that is not over.
+
+    They are added up one step after the other, so that they do not depend on how the epoch is cut into chunks.
+
+    Attributes:
+        cost: of the steps' mean costs, times what their rows weigh.
+        weight: of their rows.
+        seconds: of training.
+    """
+
+    cost: float = 0.0
+    weight: float = 0.0
+    seconds: float = 0.0
+
+    def add(self, costs: NDArray[np.float64], weights: NDArray[np.float64], seconds: float) -> None:
+        """Add some steps: their mean costs ``(n_steps,)`` and what their rows weigh."""
+        self.cost = float(np.add.accumulate(np.concatenate([[self.cost], costs * weights]))[-1])
+        self.weight = float(np.add.accumulate(np.concatenate([[self.weight], weights]))[-1])
+        self.seconds += seconds
+
+    @property
+    def mean_cost(self) -> float:
+        """Of a row."""
+        return self.cost / self.weight if self.weight else 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """All that a training needs to go on as if it had never stopped.
+
+    Attributes:
+        state: what the engine knows: parameters, slots, steps done.
+        kept: the parameters of the best network so far; None before any epoch was the best.
+        history: the epochs that are over. What early stopping counts follows from it.
+        so_far: of the epoch that is not.
+        identity: settings, data and versions, as ``fcnet.identity`` tells them: what must be the same where it goes on.
+    """
+
+    state: TrainState
+    kept: dict[str, NDArray[Any]] | None
+    history: History
+    so_far: EpochSoFar = field(default_factory=EpochSoFar)
+    identity: dict[str, Any] = field(default_factory=dict)
+
+
+def checkpoint_bytes(checkpoint: Checkpoint) -> bytes:
+    """A checkpoint as the content of a file, with a checksum over everything in it."""
+    from safetensors.numpy import save
+
+    state = checkpoint.state
+    groups = {"parameters": state.parameters, "best": checkpoint.kept or {}} | {
+        f"slots.{slot}": arrays for slot, arrays in state.slots.items()
+    }
+    arrays = {
+        f"{group}/{name}": np.ascontiguousarray(array)
+        for group, named in groups.items()
+        for name, array in named.items()
+    }
+    description = {
+        "format": CHECKPOINT_FORMAT,
+        "version": VERSION,
+        "step": state.step,
+        "so_far": dataclasses.asdict(checkpoint.so_far),
+        "history": dataclasses.asdict(checkpoint.history),
+        "identity": checkpoint.identity,
+    }
+    description["sha256"] = _checksum(description, arrays)
+    return save(arrays, {"fcnet": json.dumps(description)})
+
+
+def load_checkpoint(file: Path) -> Checkpoint:
+    """Read a checkpoint.
+
+    Raises:
+        FileError: missing, truncated, changed since it was written, foreign, or from a newer fcnet.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    open_file(file).close()
+    try:
+        with safe_open(file, framework="numpy") as opened:
+            metadata = opened.metadata() or {}
+            if "fcnet" not in metadata:
+                raise FileError(f"{file} is a safetensors file, but not one that fcnet wrote.")
+            description = _parse_description(file, metadata["fcnet"], CHECKPOINT_FORMAT)
+            arrays = {name: _any_array(file, opened, name) for name in opened.keys()}  # noqa: SIM118  (no mapping)
+    except SafetensorError as error:
+        raise FileError(f"{file} is truncated, damaged, or not a checkpoint ({error}).") from None
+    except OSError as error:
+        raise FileError(f"{file} cannot be read: {error}.") from None
+    groups: dict[str, dict[str, NDArray[Any]]] = {}
+    for name, array in arrays.items():
+        group, _, own = name.partition("/")
+        groups.setdefault(group, {})[own] = array
+    parameters, kept = groups.pop("parameters", {}), groups.pop("best", None)
+    slots = {group.removeprefix("slots."): named for group, named in groups.items()}
+    try:
+        if description.pop("sha256", None) != _checksum(description, arrays):
+            raise ValueError("its checksum is not that of its content")
+        if not all(np.isfinite(array).all() for array in parameters.values()):
+            raise ValueError("its parameters contain NaN or infinity")
+        step = _count(description["step"])
+        so_far = EpochSoFar(**{name: _number(number) for name, number in description["so_far"].items()})
+        history = _history(description["history"])
+        identity = description["identity"]
+        if not isinstance(identity, dict) or not all(isinstance(part, dict) for part in identity.values()):
+            raise ValueError("identity")
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+        raise FileError(
+            f"{file} is damaged ({shown(str(error))}). Go on from the checkpoint before it, or train anew."
+        ) from None
+    return Checkpoint(TrainState(parameters, slots, step), kept, history, so_far, identity)
+
+
+def _checksum(description: dict[str, Any], arrays: Mapping[str, NDArray[Any]]) -> str:
+    sha256 = hashlib.sha256(json.dumps(description).encode())
+    for name, array in sorted(arrays.items()):
+        sha256.update(f"\n{name} {array.dtype} {array.shape}\n".encode())
+        sha256.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return sha256.hexdigest()
+
+
+def _any_array(file: Path, opened: Any, name: str) -> NDArray[Any]:
+    if (dtype := opened.get_slice(name).get_dtype()) not in ("F32", "F64"):
+        raise FileError(f"{file}: {shown(name)} is of type {dtype}, expected F32 or F64. The file is damaged.")
+    return np.array(opened.get_tensor(name))
+
+
+def _history(values: dict[str, Any]) -> History:
+    """A history from JSON, its figures checked one by one."""
+    epochs = [EpochRecord(**record) for record in values["epochs"]]
+    for number, record in enumerate(epochs):
+        if _count(record.epoch) != number:
+            raise ValueError(f"epoch {record.epoch!r} in place of {number}")
+        for name in ("training_cost", "learning_rate", "seconds"):
+            _number(getattr(record, name))
+        for name in ("validation_cost", "validation_accuracy", "test_accuracy"):
+            if getattr(record, name) is not None:
+                _number(getattr(record, name))
+    history = History(**{**values, "epochs": epochs})
+    _count(history.steps_per_epoch)
+    for count in (history.best_epoch, history.best_steps):
+        if count is not None:
+            _count(count)
+    if history.best_epoch is not None and history.best_epoch >= len(epochs):
+        raise ValueError(f"best epoch {history.best_epoch}")
+    if not isinstance(history.halvings, list) or len([_count(step) for step in history.halvings]) > 1000:
+        raise ValueError("halvings")
+    if not isinstance(history.engine, str) or not isinstance(history.device, str):
+        raise ValueError("engine or device")
+    if history.monitor not in (None, "accuracy", "cost") or history.ending not in get_args(Ending):
+        raise ValueError("monitor or ending")
+    return history
+
+
+def _count(number: Any) -> int:
+    if type(number) is not int or not 0 <= number < 1 << 62:
+        raise ValueError(f"{number!r:.50} is not a count")
+    return number
+
+
+def _number(number: Any) -> float:
+    if type(number) not in (int, float) or not math.isfinite(number):
+        raise ValueError(f"{number!r:.50} is not a number")
+    return float(number)

@@ -28,6 +28,10 @@ class DeviceError(FcnetError, RuntimeError):
     """A device or an engine that was asked for and is not there."""
 
 
+class OutOfMemoryError(FcnetError, MemoryError):
+    """A training that does not fit into the memory there is."""
+
+
 class DownloadError(FcnetError, OSError):
     """Data that could not be fetched."""
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import polars
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
 Monitor = Literal["accuracy", "cost"]
 """Which validation figure decides what is best: the highest accuracy or the lowest cost."""
 Ending = Literal["finished", "early stopping", "time budget", "callback", "interrupted", "diverged", "failed"]
+
+Occasion = Literal["start", "chunk", "epoch", "last"]
+"""Before the first step, between two chunks of an epoch, between two epochs, or when no further step is done."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,7 @@ class History:
         best_epoch: the epoch whose network was kept; the last one without validation data, None before any epoch ended.
         best_steps: how many steps were done when that network was seen.
         ending: why training ended.
+        halvings: the steps at which numbers went wrong, training went back and the learning rate was halved.
     """
 
     engine: str
@@ -59,6 +64,7 @@ class History:
     best_epoch: int | None = None
     best_steps: int | None = None
     ending: Ending = "finished"
+    halvings: list[int] = field(default_factory=list)
 
     @property
     def best(self) -> EpochRecord | None:
@@ -152,6 +158,9 @@ class Observer:
 
     def epoch_ends(self, record: EpochRecord, best: bool) -> bool | None:
         """An epoch is done and its network is, or is not, the best to date. Return True to end training."""
+
+    def state_is_whole(self, take: Callable[[], Any], occasion: Occasion) -> None:
+        """Training could be cut here; ``take()`` copies what it needs to go on from here, a ``fcnet.checkpoint.Checkpoint``."""
 
     def training_ends(self, history: History) -> None:
         """Training is over, for whatever reason."""

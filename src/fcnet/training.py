@@ -7,6 +7,7 @@ chunks: a chunk is as long as half a second allows, so that progress moves, Ctrl
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import signal
@@ -16,23 +17,28 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from numbers import Real
+from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fcnet import counters
+from fcnet import counters, identity
+from fcnet.checkpoint import Checkpoint, EpochSoFar
 from fcnet.costs import Cost, default_cost, log_likelihood
 from fcnet.data.arrays import Part, as_part, check_range
 from fcnet.engines.choose import Choice, choose
-from fcnet.engines.contract import Dtype, Engine, Metrics, Plan, Program, TrainState, accuracy_rule, initial_state
-from fcnet.errors import DivergenceError, InputError, TrainingWarning, check_count, unknown_name
-from fcnet.history import Ending, EpochRecord, History, Monitor, Observer, RunInfo
-from fcnet.layers import DropoutScaling
-from fcnet.model import Model, rescale_for
-from fcnet.optimizers import SGD, Optimizer, as_schedule
+from fcnet.engines.contract import Dtype, Engine, Metrics, Program, TrainState, accuracy_rule, initial_state
+from fcnet.errors import DivergenceError, FileError, InputError, TrainingWarning, check_count, unknown_name
+from fcnet.history import Ending, EpochRecord, History, Monitor, Observer, Occasion, RunInfo
+from fcnet.keeper import Keeper, as_keeper
+from fcnet.layers import DropoutScaling, without_dropout
+from fcnet.memory import free_on, free_on_host, in_words, is_out_of_memory, memory_plan
+from fcnet.model import Model, biases_name, rescale_for, weights_name
+from fcnet.optimizers import SGD, Optimizer
 from fcnet.progress import Verbose, progress_observer
+from fcnet.steps import Steps, cut, penalty_per_mini_batches, same_order, seeded_order, step_weights
 
 CHUNK_SECONDS = 0.5
 """About how long a chunk lasts."""
@@ -40,10 +46,12 @@ FIRST_CHUNK = 16
 """Steps in the first chunk, before the speed is known."""
 FAR_ABOVE_GUESSING = 100
 """A first epoch that costs so many times what guessing does is worth a warning."""
-TABLE_NUMBERS = 1 << 22
-"""At most so many row indices in the tables of one chunk."""
+
+HALVINGS = 3
+"""At most so many times a training whose numbers go wrong goes back and halves its learning rate."""
 
 Task = Literal["classification", "regression"]
+OnNan = Literal["stop", "halve"]
 Callback = Observer | Callable[[EpochRecord], bool | None]
 
 
@@ -81,6 +89,10 @@ def train(
     callbacks: Sequence[Callback] = (),
     time_budget: float | None = None,
     early_stopping: int | None = None,
+    checkpoint: str | Path | Keeper | None = None,
+    resume: str | Path | None = None,
+    checkpoint_every: str = "1epoch",
+    on_nan: OnNan = "stop",
     verbose: Verbose = True,
 ) -> History:
     """Train a network, and leave it as the best one seen.
@@ -113,6 +125,15 @@ def train(
         callbacks: called with each ``EpochRecord``; one that returns True ends training. Or ``fcnet.Observer`` objects.
         time_budget: seconds after which training ends, with what it has.
         early_stopping: end after so many epochs without a better validation figure.
+        checkpoint: a folder to write checkpoints into, from which training can be resumed after any kind of end.
+        resume: the folder of a training to go on with, from its newest checkpoint; the network's own parameters are not used.
+            Data and settings must be the same, but for ``epochs``, ``time_budget``, ``callbacks``, ``verbose`` and checkpoints.
+            It ends with the same bytes as a training that was never interrupted. Where a schedule depends on ``epochs`` and
+            these are changed, the steps before keep their rates and later ones follow the new schedule; a warning says so.
+        checkpoint_every: "1epoch", "3epochs", "30s", "5m"; less often where copying would take more than 1% of the time.
+        on_nan: what to do where the cost becomes NaN or infinite: "stop", or "halve" to go back to the end of the epoch before and
+            halve the learning rate from there on, at most three times; ``history.halvings`` notes it. Checkpoints are then
+            taken at the ends of epochs alone.
         verbose: True for a bar on a terminal and a line an epoch elsewhere; "bar"; "lines"; or False.
 
     Returns:
@@ -120,9 +141,12 @@ def train(
 
     Raises:
         InputError: arguments or data that cannot be used, before training starts.
+        OutOfMemoryError: what it needs is not there, by a plan before it starts, or by the device while it goes on.
+        FileError: the checkpoint folder cannot be written, is in use, holds another training, or has nothing to resume.
         DeviceError: a GPU was asked for that is not there.
         DivergenceError: the cost became NaN or infinite; the network is the best one seen before.
         KeyboardInterrupt: Ctrl-C, at the end of the chunk; the network is the best one seen.
+        SystemExit: SIGTERM, likewise, where checkpoints are written.
     """
     started = time.perf_counter()
     _check_settings(optimizer, l2, time_budget)
@@ -134,6 +158,8 @@ def train(
         n_threads = check_count("n_threads", n_threads)
     seed = counters.check_seed(seed)
     model, arrays = network.model, network.arrays
+    if on_nan not in ("stop", "halve"):
+        raise unknown_name("on_nan", on_nan, ("stop", "halve"))
     if dropout_scaling not in ("training", "inference"):
         raise unknown_name("dropout_scaling", dropout_scaling, ("training", "inference"))
     if network.trained:  # its weights mean what they mean under its convention
@@ -152,24 +178,62 @@ def train(
     order = seeded_order(seed, n_rows) if shuffle else same_order(n_rows)
     penalty = penalty_per_mini_batches(l2, n_rows // mini_batch_size)
     steps = Steps(n_rows, mini_batch_size, order, drop_last, seed, epochs, penalty, model, optimizer)
-    info = RunInfo(str(choice), epochs, steps.per_epoch)
+    keeper = as_keeper(checkpoint, resume, checkpoint_every)
+    plan = memory_plan(choice, program, [part for part in vars(parts).values() if part is not None], mini_batch_size)
+    plan.check(free_on(choice), free_on_host())
     observers = [as_observer(callback) for callback in callbacks]
     if (progress := progress_observer(verbose)) is not None:
         observers.append(progress)
     history = History(choice.engine.name, str(choice.placement), monitor, steps.per_epoch)
     judge = BestFigure(program, steps, monitor, early_stopping)
     loop = Loop(choice, program, parts, steps, history, observers, judge)
-    try:
-        loop.run(initial_state(program, arrays), info, started + (time_budget or math.inf))
-    finally:
-        if loop.kept is not None:
-            network.model, network.arrays = model, loop.kept
-            network.task, network.trained, network.history = task, True, history
-    if history.ending == "interrupted":
+    loop.halves = on_nan == "halve"
+    state = initial_state(program, arrays)
+    with contextlib.ExitStack() as held:
+        if keeper is not None:
+            if keeper is not checkpoint:
+                held.enter_context(keeper)
+            settings = {
+                "layers": model.layers, "dropout_scaling": dropout_scaling, "cost": cost, "optimizer": optimizer, "l2": l2,
+                "mini_batch_size": mini_batch_size, "shuffle": shuffle, "drop_last": drop_last, "seed": seed, "dtype": dtype,
+                "monitor": monitor, "early_stopping": early_stopping, "engine": choice.engine.name, "on_nan": on_nan,
+                "device": choice.placement.device,
+            }  # fmt: skip
+            keeper.identity = {
+                "settings": {name: identity.describe(value) for name, value in settings.items()},
+                "data": {name: identity.of_part(part) for name, part in vars(parts).items()},
+                "versions": identity.of_versions(choice.engine.name),
+                "length": {"epochs": epochs},
+                "command": keeper.command,
+            }
+            if resume is not None:
+                resumed = keeper.newest(Path(resume))
+                check_resumable(resumed, keeper.identity, state, steps, Path(resume))
+                state = resumed.state
+                loop.go_on(resumed)
+            else:
+                keeper.check_free()
+            observers.append(keeper)
+            loop.signals = (signal.SIGINT, signal.SIGTERM)
+        try:
+            loop.run(state, RunInfo(str(choice), epochs, steps.per_epoch), started + (time_budget or math.inf))
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise plan.error(
+                    f"ran out of memory on the {choice.placement}. It needs at least {in_words(plan.total)}"
+                ) from error
+            raise
+        finally:
+            if loop.kept is not None:
+                network.model, network.arrays = model, loop.kept
+                network.task, network.trained, network.history = task, True, loop.history
+    if loop.history.ending == "interrupted":
+        if loop.signal == signal.SIGTERM:
+            raise SystemExit(128 + signal.SIGTERM)
         raise KeyboardInterrupt
-    if history.ending == "diverged":
+    if loop.history.ending == "diverged":
         raise loop.divergence()
-    return history
+    return loop.history
 
 
 # --- The loop ---------------------------------------------------------------------------------------------------------
@@ -230,6 +294,14 @@ class BestFigure:
             return Verdict(False, "diverged")
         if record.epoch == 0:
             self._warn_of_a_cost_above_guessing(record.training_cost)
+        return self._note(record)
+
+    def replay(self, records: Sequence[EpochRecord]) -> Ending | None:
+        """Note epochs that were judged before; whether training had ended with them."""
+        verdicts = [self._note(record) for record in records]
+        return verdicts[-1].ending if verdicts else None
+
+    def _note(self, record: EpochRecord) -> Verdict:
         figure = 0.0
         if self.monitor is not None:
             figures = {"accuracy": record.validation_accuracy, "cost": -(record.validation_cost or 0.0)}
@@ -259,7 +331,9 @@ class Loop:
 
     Attributes:
         kept: the parameters of the best network so far; None before any epoch was the best.
-        bad_step: the first step of the run whose cost was not finite, or -1.
+        bad_step: the first step of the run whose cost was not finite, or -1; ``bad_layer``: where it begins.
+        halves: whether training goes back to the end of the last epoch where numbers go wrong, with half the learning rate.
+        signals: which signals end training at the end of the chunk; ``signal`` is the one that did.
     """
 
     def __init__(
@@ -277,6 +351,14 @@ class Loop:
         self.observers, self.judge = observers, judge
         self.kept: dict[str, NDArray[Any]] | None = None
         self.bad_step = -1
+        self.bad_layer = -1
+        self.halves = False
+        self.signals: tuple[signal.Signals, ...] = (signal.SIGINT,)
+        self.signal: int | None = None
+        self.so_far = EpochSoFar()
+        self._cut_short = False
+        self._done_before = 0
+        self._ended_before: Ending | None = None
         self._seconds_per_step: float | None = None
         self._row_weights = parts.train.weights
 
@@ -293,21 +375,55 @@ class Loop:
             for observer in self.observers:
                 observer.training_ends(self.history)
 
+    def go_on(self, checkpoint: Checkpoint) -> None:
+        """Begin where a checkpoint was taken; ``run`` is then given its state."""
+        self.history, self.kept, self.so_far = checkpoint.history, checkpoint.kept, checkpoint.so_far
+        self.history.ending = "finished"
+        self.steps = replace(self.steps, rate_scale=0.5 ** len(self.history.halvings))
+        self._done_before = checkpoint.state.step - len(self.history.epochs) * self.steps.per_epoch
+        self._ended_before = self.judge.replay(self.history.epochs)  # type: ignore[attr-defined]
+
     def snapshot(self) -> TrainState:
         """The state as it is now: what a later run continues from."""
         return self.engine.snapshot(self.state)
+
+    def checkpoint(self) -> Checkpoint:
+        """All that a later process needs to go on from here."""
+        history = replace(self.history, epochs=[*self.history.epochs], halvings=[*self.history.halvings])
+        return Checkpoint(self.snapshot(), self.kept, history, replace(self.so_far))
+
+    def _offer(self, occasion: Occasion) -> None:
+        if self.halves and self.so_far.weight:  # what it would go back to is not in the state of the middle of an epoch
+            return
+        for observer in self.observers:
+            observer.state_is_whole(self.checkpoint, occasion)
 
     def _run(self, state: TrainState, deadline: float) -> None:
         put = lambda part: part and self.engine.put(part, self.program, self.placement)  # noqa: E731
         self.train, self.validation, self.test = map(put, (self.parts.train, self.parts.validation, self.parts.test))
         self.state = self.engine.start(self.program, state, self.placement)
-        with _Interrupts() as interrupts:
-            for epoch in range(self.steps.epochs):
-                if ending := self._epoch(epoch, deadline, interrupts):
-                    self.history.ending = ending
+        first = len(self.history.epochs)
+        if first == self._done_before == 0:
+            self._offer("start")
+        with _Interrupts(self.signals) as interrupts:
+            ending = self._ended_before
+            good = state
+            for epoch in range(first, self.steps.epochs):
+                ending = ending or self._epoch(epoch, deadline, interrupts)
+                while ending == "diverged" and self.halves and len(self.history.halvings) < HALVINGS:
+                    self._halve(good)
+                    ending = self._epoch(epoch, deadline, interrupts)
+                if ending:
                     break
-            if self.history.ending == "interrupted" and (self.kept is None or self.validation is None):
-                self.kept = self.snapshot().parameters
+                if self.halves:
+                    good = self.snapshot()
+            self.history.ending = ending or "finished"
+            if ending == "interrupted":
+                self.signal = interrupts.noted
+                if self.kept is None or self.validation is None:
+                    self.kept = self.snapshot().parameters
+            if ending != "diverged" and not self._cut_short:
+                self._offer("last")
 
     def divergence(self) -> DivergenceError:
         """The error for a cost that is no longer a number."""
@@ -318,7 +434,7 @@ class Loop:
             else f"The network is the best one seen before, of epoch {self.history.best_epoch}."
         )
         return DivergenceError(
-            f"The cost became NaN or infinite at step {self.bad_step} (epoch {epoch}). The learning rate, {rate:g}, is probably "
+            f"The cost became NaN or infinite at step {self.bad_step} (epoch {epoch}). It begins in layer {self.bad_layer}. The learning rate, {rate:g}, is probably "
             f"too high: try {rate / 10:g}, or scale the inputs to about 0 to 1, or lower the L2 strength. {kept}",
             step=self.bad_step,
             history=self.history,
@@ -326,30 +442,34 @@ class Loop:
 
     def _epoch(self, epoch: int, deadline: float, interrupts: _Interrupts) -> Ending | None:
         """One epoch and its validation; why training ends, or None."""
-        plan = self.steps.plan(epoch)
-        first, done, cost_sum, weight, mean_cost, seconds = epoch * self.steps.per_epoch, 0, 0.0, 0.0, 0.0, 0.0
+        plan, so_far = self.steps.plan(epoch), self.so_far
+        first, done, self._done_before = epoch * self.steps.per_epoch, self._done_before, 0
         late = False
         while done < self.steps.per_epoch and not late:
             n_steps = self._chunk_length(self.steps.per_epoch - done)
             for observer in self.observers:
                 observer.chunk_starts(first + done, n_steps)
-            chunk = _cut(plan, done, n_steps, self.steps.table_length)
+            chunk = cut(plan, done, n_steps, self.steps.table_length)
             began = time.perf_counter()
             report = self.engine.advance(self.state, self.train, chunk)
             elapsed = time.perf_counter() - began
             if report.bad_step >= 0:
-                return self._diverge(first + done + int(report.bad_step))
+                return self._diverge(first + done + int(report.bad_step), chunk.rows[int(report.bad_step)])
             self._seconds_per_step = elapsed / n_steps
-            batch_weights = step_weights(chunk.rows[:n_steps], self._row_weights)
-            cost_sum += float(report.costs @ batch_weights)
-            weight, done, seconds = weight + float(batch_weights.sum()), done + n_steps, seconds + elapsed
-            mean_cost = cost_sum / weight if weight else 0.0
+            done += n_steps
+            so_far.add(report.costs, step_weights(chunk.rows[:n_steps], self._row_weights), elapsed)
             for observer in self.observers:
-                observer.chunk_ends(first + done, mean_cost)
-            if interrupts.noted:
+                observer.chunk_ends(first + done, so_far.mean_cost)
+            if interrupts.noted is not None:
                 return "interrupted"
             late = time.perf_counter() >= deadline
-        return self._epoch_ends(epoch, first + done, mean_cost, seconds) or ("time budget" if late else None)
+            if done < self.steps.per_epoch:
+                self._offer("last" if late else "chunk")
+        self._cut_short = done < self.steps.per_epoch
+        self.so_far = EpochSoFar()
+        return self._epoch_ends(epoch, first + done, so_far.mean_cost, so_far.seconds) or (
+            "time budget" if late else None
+        )
 
     def _epoch_ends(self, epoch: int, steps_done: int, training_cost: float, seconds: float) -> Ending | None:
         nothing = [Metrics(math.nan, None)]
@@ -367,19 +487,35 @@ class Loop:
         moment = Moment(self.engine, self.state)
         verdict = self.judge(record, moment)
         if verdict.ending == "diverged":
-            return self._diverge(steps_done - 1)
+            return self._diverge(steps_done - 1, np.arange(min(256, self.steps.n_rows)))
         self.history.epochs.append(record)
         if verdict.best:
             self.history.best_epoch, self.history.best_steps = epoch, steps_done
             self.kept = moment.parameters
+        if not self._cut_short:
+            self._offer("epoch")
         answers = [observer.epoch_ends(record, verdict.best) for observer in self.observers]
         if any(isinstance(answer, bool | np.bool_) and answer for answer in answers):
             return "callback"
         return verdict.ending
 
-    def _diverge(self, step: int) -> Ending:
+    def _diverge(self, step: int, rows: NDArray[Any]) -> Ending:
         self.bad_step = step
+        self.bad_layer = first_layer_not_finite(self.program, self.snapshot().parameters, self.parts.train, rows)
         return "diverged"
+
+    def _halve(self, good: TrainState) -> None:
+        """Back to a good state, with half the learning rate."""
+        rate = self.steps.rate_at(self.bad_step)
+        self.history.halvings.append(self.bad_step)
+        self.steps = replace(self.steps, rate_scale=0.5 ** len(self.history.halvings))
+        self.state, self.so_far = self.engine.start(self.program, good, self.placement), EpochSoFar()
+        warnings.warn(
+            f"The cost became NaN or infinite at step {self.bad_step}, in layer {self.bad_layer}. Training goes back to step {good.step}, and "
+            f"on with half the learning rate, {rate / 2:g} in place of {rate:g}.",
+            TrainingWarning,
+            stacklevel=5,
+        )
 
     def _chunk_length(self, remaining: int) -> int:
         """Steps in the next chunk: what the last one's speed makes of ``CHUNK_SECONDS``."""
@@ -391,25 +527,28 @@ class Loop:
 
 
 class _Interrupts:
-    """Ctrl-C as a flag that is read between chunks; a second Ctrl-C interrupts at once. In the main thread only."""
+    """Ctrl-C, or another signal, as a number that is read between chunks; a second Ctrl-C interrupts at once.
 
-    def __init__(self) -> None:
-        self.noted = False
-        self._previous: Any = None
+    In the main thread only, where signals arrive.
+    """
+
+    def __init__(self, signals: Sequence[signal.Signals]) -> None:
+        self.noted: int | None = None
+        self._signals = signals if threading.current_thread() is threading.main_thread() else ()
+        self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> _Interrupts:
-        if threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGINT, self._note)
+        self._previous = {number: signal.signal(number, self._note) for number in self._signals}
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
+        for number, previous in self._previous.items():
+            signal.signal(number, previous)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.noted:
+        if self.noted is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.noted = True
+        self.noted = number
 
 
 class _Callback(Observer):
@@ -431,118 +570,28 @@ def as_observer(callback: Callback) -> Observer:
     return _Callback(callback)
 
 
-# --- The tables of an epoch -------------------------------------------------------------------------------------------
+def first_layer_not_finite(
+    program: Program, parameters: Mapping[str, NDArray[Any]], part: Part, rows: NDArray[Any]
+) -> int:
+    """The first layer with parameters, or with weighted inputs of those rows, that are not finite; else the last, which the cost reads.
 
-Order = Callable[[int], NDArray[np.int64]]
-"""Epoch -> the training rows in the order of that epoch. Asked for each epoch once, one after the other."""
-Penalty = Callable[[NDArray[np.int32]], NDArray[np.float64]]
-"""Rows of each step ``(n_steps, batch)``, -1 where there is none -> c of each step in its penalty 0.5 * c * sum(w^2)."""
-
-
-def seeded_order(seed: int, n_rows: int) -> Order:
-    """Another order of all rows for every epoch, a pure function of seed and epoch."""
-    return lambda epoch: counters.permutation(counters.key(seed, counters.Purpose.ORDER, step=epoch), n_rows)
-
-
-def same_order(n_rows: int) -> Order:
-    """The data's own order, in every epoch."""
-    order = np.arange(n_rows)
-    return lambda epoch: order
-
-
-def penalty_per_mini_batches(l2: float, whole_batches: int) -> Penalty:
-    """The article's penalty: 0.5 * l2 * sum(w^2) / (number of whole mini-batches)."""
-    return lambda rows: np.full(len(rows), l2 / max(1, whole_batches))
-
-
-@dataclass(frozen=True)
-class Steps:
-    """Which rows, rates and masks every step has.
-
-    Attributes:
-        n_rows: rows in an epoch.
-        mini_batch_size: rows in a step.
-        order: in which order they come.
-        drop_last: leave out a short last mini-batch; else it is a step of its own.
-        seed: decides dropout masks.
-        epochs: at most so many; a schedule's end.
-        penalty: strength of the L2 penalty in each step.
-        model: the layers, for their dropout.
-        optimizer: for its numbers and its schedule.
-        first_step: steps that the state has behind it. Optimizer and masks count on from it; epochs and schedules begin anew.
+    Args:
+        program: what is trained.
+        parameters: the named arrays.
+        part: the training data.
+        rows: indices ``(n,)`` into it; -1 for none.
     """
-
-    n_rows: int
-    mini_batch_size: int
-    order: Order
-    drop_last: bool
-    seed: int
-    epochs: int
-    penalty: Penalty
-    model: Model
-    optimizer: Optimizer
-    first_step: int = 0
-
-    @property
-    def per_epoch(self) -> int:
-        """Steps in an epoch."""
-        whole = self.n_rows // self.mini_batch_size
-        return whole if self.drop_last else -(-self.n_rows // self.mini_batch_size)
-
-    @property
-    def table_length(self) -> int:
-        """Steps that the tables of one chunk have room for: the same all through a run, so that nothing recompiles."""
-        return max(1, min(self.per_epoch, TABLE_NUMBERS // self.mini_batch_size))
-
-    def rates(self, steps: NDArray[np.int64]) -> NDArray[np.float64]:
-        """The scheduled learning rate of each step of this run."""
-        schedule = as_schedule(self.optimizer.learning_rate)
-        return schedule(steps / self.per_epoch, float(self.epochs))
-
-    def rate_at(self, step: int) -> float:
-        """The scheduled learning rate of one step of this run."""
-        return float(self.rates(np.array([step]))[0])
-
-    def plan(self, epoch: int) -> Plan:
-        """The tables of a whole epoch."""
-        places = np.full(self.per_epoch * self.mini_batch_size, -1, np.int32)
-        places[: self.n_rows] = self.order(epoch)[: len(places)]
-        rows = places.reshape(self.per_epoch, self.mini_batch_size)
-        steps = np.arange(epoch * self.per_epoch, (epoch + 1) * self.per_epoch)
-        counted = steps + self.first_step
-        p_dropout = [layer.p_dropout for layer in self.model.layers]
-        if any(p_dropout):
-            layers = np.arange(len(p_dropout))[None, :]
-            keys = counters.key(self.seed, counters.Purpose.DROPOUT, layer=layers, step=counted[:, None])
-        else:  # no mask is drawn
-            keys = np.zeros((self.per_epoch, len(p_dropout), 2), np.uint32)
-        return Plan(
-            n_steps=self.per_epoch,
-            rows=rows,
-            coefficients=self.optimizer.coefficients(counted, self.rates(steps)),
-            l2=self.penalty(rows),
-            dropout=np.full((self.per_epoch, len(p_dropout)), p_dropout),
-            keys=keys,
-        )
-
-
-def step_weights(rows: NDArray[np.int32], row_weights: NDArray[np.float64] | None) -> NDArray[np.float64]:
-    """How much the rows of each step weigh together: ``(n_steps, batch)`` row indices -> ``(n_steps,)``."""
-    if row_weights is None:
-        return (rows >= 0).sum(axis=1, dtype=np.float64)
-    return np.where(rows >= 0, row_weights[rows], 0.0).sum(axis=1)
-
-
-def _cut(plan: Plan, start: int, n_steps: int, length: int) -> Plan:
-    """Some steps of a plan, in tables of the given length; rows beyond ``n_steps`` are never read."""
-
-    def cut(table: NDArray[Any]) -> NDArray[Any]:
-        piece = table[start : start + length]
-        if len(piece) == length:
-            return piece
-        return np.concatenate([piece, np.zeros((length - len(piece), *table.shape[1:]), table.dtype)])
-
-    return Plan(n_steps, cut(plan.rows), cut(plan.coefficients), cut(plan.l2), cut(plan.dropout), cut(plan.keys))
+    a = part.X[rows[rows >= 0]]
+    a = np.asarray(a.toarray() if hasattr(a, "toarray") else a, program.dtype)
+    read = without_dropout(program.model.dropout_scaling)
+    with np.errstate(all="ignore"):
+        for index, layer in enumerate(program.model.layers):
+            w, b = parameters[weights_name(index)], parameters[biases_name(index)]
+            z = read(index, layer, a) @ w + b
+            if not all(np.isfinite(array).all() for array in (w, b, z)):
+                return index
+            a = np.asarray(layer.activation_fn(z))
+    return index
 
 
 # --- Checks -----------------------------------------------------------------------------------------------------------
@@ -616,3 +665,34 @@ def _check_monitor(
     if monitor == "accuracy" and task == "regression":
         raise InputError("monitor='accuracy' needs class labels; for regression use monitor='cost'.")
     return monitor or ("accuracy" if task == "classification" else "cost")
+
+
+def check_resumable(resumed: Checkpoint, now: dict[str, Any], state: TrainState, steps: Steps, folder: Path) -> None:
+    """Refuse a checkpoint of another training, and say what differs."""
+    same = ("settings", "data", "versions")
+    changed = identity.differences(*({name: one.get(name) for name in same} for one in (resumed.identity, now)))
+    if changed:
+        raise InputError(
+            f"The training in {folder} cannot be resumed, because it would not be the same: {'; '.join(changed[:8])}"
+            f"{f'; and {len(changed) - 8} more' if len(changed) > 8 else ''}. Go back to what it was, or train anew."
+        )
+    layout = lambda of: {slot: {n: (a.shape, a.dtype) for n, a in arrays.items()} for slot, arrays in of.items()}  # noqa: E731
+    inside = resumed.state.step - len(resumed.history.epochs) * steps.per_epoch
+    fits = layout({"": resumed.state.parameters, **resumed.state.slots}) == layout(
+        {"": state.parameters, **state.slots}
+    )
+    kept = resumed.kept is None or layout({"": resumed.kept}) == layout({"": state.parameters})
+    if not (fits and kept and 0 <= inside <= steps.per_epoch and resumed.history.steps_per_epoch == steps.per_epoch):
+        raise FileError(
+            f"The newest checkpoint in {folder} does not fit its own settings. The file is damaged; train anew."
+        )
+    epochs = resumed.identity.get("length", {}).get("epochs")
+    if epochs != steps.epochs and isinstance(epochs, int) and resumed.state.step:
+        done = np.arange(resumed.state.step)[-10_000:]
+        if not np.array_equal(steps.rates(done), replace(steps, epochs=epochs).rates(done)):
+            warnings.warn(
+                f"The learning rate's schedule depends on the number of epochs, which was {epochs} and is {steps.epochs}: the "
+                "steps before keep their rates, and later ones follow the new schedule.",
+                TrainingWarning,
+                stacklevel=3,
+            )

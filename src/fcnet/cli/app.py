@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -74,6 +75,15 @@ def _read_config(context: typer.Context, path: Path | None) -> Path | None:
     return path
 
 
+def _read_resume(context: typer.Context, run: Path | None) -> Path | None:
+    """The options that a run was started with become the defaults of this command line."""
+    if run is not None and not context.resilient_parsing:
+        from fcnet.cli import runs
+
+        context.default_map = runs.command_of(run)
+    return run
+
+
 Run = Annotated[Path, typer.Argument(help="A run folder, or a model file.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
 Engine = Annotated[str, typer.Option(help="auto, native or xla.", rich_help_panel="Machine")]
@@ -83,6 +93,7 @@ PartName = Annotated[str, typer.Option("--part", help="Which part of the data: t
 
 @app.command()
 def train(
+    context: typer.Context,
     data: Annotated[
         str,
         typer.Argument(
@@ -117,11 +128,24 @@ def train(
         int | None, typer.Option(help="Stop after so many epochs without improvement.", show_default=False)
     ] = None,
     time_budget: Annotated[str | None, typer.Option(help="Stop after 90s, 5m or 1h.", show_default=False)] = None,
+    on_nan: Annotated[
+        str, typer.Option(help="Where the cost becomes NaN: stop, or halve the learning rate and go back an epoch.")
+    ] = "stop",
     seed: Annotated[int, typer.Option(help="Decides initial weights, order and dropout.")] = 0,
     out: Annotated[
         Path | None, typer.Option(help="Run folder; runs/DATA-001 and so on by default.", show_default=False)
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run folder that exists.")] = False,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            help="Go on with the training in this run folder, however it ended; its data and options are the defaults.",
+            callback=_read_resume,
+            is_eager=True,
+            show_default=False,
+        ),
+    ] = None,
+    checkpoint_every: Annotated[str, typer.Option(help="How often: 1epoch, 3epochs, 30s or 5m.")] = "1epoch",
     json_line: Json = False,
     config: Annotated[
         Path | None,
@@ -200,10 +224,16 @@ def train(
     from fcnet import training
     from fcnet.cli import runs, words
     from fcnet.data.sources import load_data
-    from fcnet.errors import DivergenceError
+    from fcnet.errors import DivergenceError, InputError
+    from fcnet.keeper import Every, Keeper
 
     _refuse(of_tables, f"is for tables ({', '.join(TABLE_ENDINGS)}), and {data} is none.")
     began = time.perf_counter()
+    if resume is not None and (out is not None or overwrite or config is not None):
+        raise InputError(
+            "--resume goes on in the run's own folder, with its own options: leave out --out, --overwrite and --config."
+        )
+    every = Every.parse(checkpoint_every)
     if learning_rate is None:
         learning_rate = words.LEARNING_RATES.get(optimizer, 0.0)
     settings = {
@@ -218,6 +248,7 @@ def train(
         "l2": l2,
         "early_stopping": early_stopping,
         "time_budget": time_budget,
+        "on_nan": on_nan,
         "seed": seed,
         "engine": engine,
         "device": device,
@@ -231,49 +262,62 @@ def train(
     update = words.optimizer(optimizer, learning_rate, schedule)
     budget = None if time_budget is None else words.seconds(time_budget)
     network = words.network(settings, data_set)
-    folder = runs.make_folder(out, data_set.name, overwrite)
+    folder = resume or runs.make_folder(out, data_set.name, overwrite)
+    keeper = Keeper(folder, every, command=runs.command(context.params), replaces=overwrite)
     error: BaseException | None = None
     try:
-        training.train(
-            network,
-            data_set.train,
-            data_set.validation,
-            data_set.test,
-            epochs=epochs,
-            optimizer=update,
-            l2=l2,
-            seed=seed,
-            engine=engine,
-            device=device,
-            n_threads=threads,
-            dtype=dtype,  # type: ignore[arg-type]  # checked by train
-            time_budget=budget,
-            early_stopping=early_stopping,
-        )
-    except (KeyboardInterrupt, DivergenceError) as caught:
-        error = caught
+        with keeper:
+            try:
+                training.train(
+                    network,
+                    data_set.train,
+                    data_set.validation,
+                    data_set.test,
+                    epochs=epochs,
+                    optimizer=update,
+                    l2=l2,
+                    seed=seed,
+                    engine=engine,
+                    device=device,
+                    n_threads=threads,
+                    dtype=dtype,  # type: ignore[arg-type]  # checked by train
+                    time_budget=budget,
+                    early_stopping=early_stopping,
+                    on_nan=on_nan,  # type: ignore[arg-type]  # checked by train
+                    checkpoint=keeper,
+                    resume=resume,
+                )
+            except (KeyboardInterrupt, SystemExit, DivergenceError) as caught:
+                error = caught
+            if network.history is not None:
+                history = network.history
+                results = {
+                    "test_accuracy": history.test_accuracy,
+                    "best_validation_accuracy": history.best_validation_accuracy,
+                    "best_epoch": history.best_epoch,
+                    "epochs": len(history.epochs),
+                    "seconds": round(time.perf_counter() - began, 3),
+                    "engine": history.engine,
+                    "device": history.device,
+                    "run": str(folder),
+                }
+                ending = history.ending
+                record = {"settings": settings, "versions": runs.versions(), "ending": ending, "results": results}
+                with runs.undisturbed():
+                    runs.write(folder, network, history, record)
+                if json_line:
+                    print(json.dumps(results))
+                else:
+                    _print_results(network, history, results)
+            early = isinstance(error, KeyboardInterrupt | SystemExit) or (network.history and ending == "time budget")
+            if early and (keeper.written or resume is not None):
+                print(f"fcnet: to go on: fcnet train --resume {shlex.quote(str(folder))}", file=sys.stderr)
     finally:
-        if network.history is None:  # nothing was trained: leave no empty folder
+        useless = isinstance(error, DivergenceError) or not keeper.written
+        if network.history is None and resume is None and useless:  # leave no folder that nothing can be done with
             runs.discard(folder)
-    if network.history is not None:
-        history = network.history
-        results = {
-            "test_accuracy": history.test_accuracy,
-            "best_validation_accuracy": history.best_validation_accuracy,
-            "best_epoch": history.best_epoch,
-            "epochs": len(history.epochs),
-            "seconds": round(time.perf_counter() - began, 3),
-            "engine": history.engine,
-            "device": history.device,
-            "run": str(folder),
-        }
-        record = {"settings": settings, "versions": runs.versions(), "ending": history.ending, "results": results}
-        with runs.undisturbed():
-            runs.write(folder, network, history, record)
-        if json_line:
-            print(json.dumps(results))
-        else:
-            _print_results(network, history, results)
+    if isinstance(error, SystemExit):
+        raise typer.Exit(error.code)  # type: ignore[arg-type]
     if isinstance(error, KeyboardInterrupt):
         raise typer.Exit(EXIT_INTERRUPTED)
     if error is not None:

@@ -1,5 +1,6 @@
 """Run folders: what a training leaves behind.
 
+checkpoints/                    what training goes on from, however it ends
 model.safetensors, model.json   the best network
 run.json                        settings, seed, versions, device, results
 history.csv, curves.png         every epoch
@@ -14,8 +15,9 @@ import itertools
 import json
 import platform
 import re
+import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +25,13 @@ from fcnet.checkpoint import write_atomically
 from fcnet.data.files import what_is_at
 from fcnet.errors import FileError
 from fcnet.history import History
+from fcnet.keeper import FOLDER, checkpoint_files, newest_checkpoint
 from fcnet.network import Network
 
 RUN_FILE = "run.json"
-_OWN = {"model.safetensors", "model.json", RUN_FILE, "history.csv", "curves.png"}
 _OF_TABLES = re.compile(r"table\.json|(member-\d+|interval)\.(safetensors|json)|(confusion|predicted)\.png")
+_NOT_RESUMED = {"out", "overwrite", "resume", "json_line", "config"}
+_OWN = {FOLDER, "model.safetensors", "model.json", RUN_FILE, "history.csv", "curves.png"}
 
 
 def make_folder(out: Path | None, source: str, overwrite: bool) -> Path:
@@ -43,7 +47,9 @@ def make_folder(out: Path | None, source: str, overwrite: bool) -> Path:
     """
     folder = out or _next_free(Path("runs"), Path(source).stem or "run")
     try:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if folder.exists() and (
+            not folder.is_dir() or any(path.name != FOLDER for path in folder.iterdir()) or checkpoint_files(folder)
+        ):
             _check_replaceable(folder, overwrite)
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"
@@ -59,9 +65,11 @@ def make_folder(out: Path | None, source: str, overwrite: bool) -> Path:
 def _check_replaceable(folder: Path, overwrite: bool) -> None:
     if not overwrite:
         raise FileError(
-            f"The run folder {folder} exists already. Choose another with --out, or replace it with --overwrite."
+            f"The run folder {folder} exists already. Choose another with --out, go on with it by --resume, or replace it with "
+            "--overwrite."
         )
-    foreign = [] if folder.is_dir() and (folder / RUN_FILE).exists() else [folder.name]
+    is_run = folder.is_dir() and ((folder / RUN_FILE).exists() or checkpoint_files(folder))
+    foreign = [] if is_run else [folder.name]
     if folder.is_dir():
         foreign += sorted(
             path.name for path in folder.iterdir() if path.name not in _OWN and not _OF_TABLES.fullmatch(path.name)
@@ -74,9 +82,29 @@ def _check_replaceable(folder: Path, overwrite: bool) -> None:
 
 
 def discard(folder: Path) -> None:
-    """Remove a folder that ``make_folder`` made and nothing came into; one with an earlier run in it stays."""
+    """Remove a folder that ``make_folder`` made and no network came into; one with an earlier run in it stays."""
+    if not (folder / RUN_FILE).exists():
+        shutil.rmtree(folder / FOLDER, ignore_errors=True)
     with contextlib.suppress(OSError):
         folder.rmdir()
+
+
+def command(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a command line that a run goes on with, as plain values; where the data lies, from anywhere."""
+    kept = {name: value for name, value in options.items() if name not in _NOT_RESUMED and value is not None}
+    if Path(kept["data"]).exists():
+        kept["data"] = str(Path(kept["data"]).resolve())
+    return kept
+
+
+def command_of(folder: Path) -> dict[str, Any]:
+    """The options that the run in a folder was started with."""
+    options = newest_checkpoint(folder).identity.get("command", {})
+    if "data" not in options or not all(isinstance(value, str | int | float) for value in options.values()):
+        raise FileError(
+            f"The checkpoints in {folder} are not of 'fcnet train'. Go on with fcnet.train(..., resume=...)."
+        )
+    return options
 
 
 def _next_free(parent: Path, name: str) -> Path:
@@ -85,35 +113,61 @@ def _next_free(parent: Path, name: str) -> Path:
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """Without Ctrl-C, so that a second one does not lose what the first one saves."""
-    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Without Ctrl-C and SIGTERM, so that a second one does not lose what the first one saves."""
+    previous = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def write(folder: Path, network: Network, history: History, run: dict[str, Any]) -> None:
-    """Write a run into its folder."""
-    network.save(folder)
-    write_history(folder, history)
-    write_record(folder, run)
+    """Write a run into its folder: all of it that can be written.
+
+    Raises:
+        FileError: something could not be; it is named.
+    """
+    _write_all(
+        folder, lambda: network.save(folder), lambda: write_record(folder, run), *_history_writers(folder, history)
+    )
 
 
 def write_history(folder: Path, history: History) -> None:
-    """Write the epochs and their picture."""
-    try:
-        history.to_frame().write_csv(folder / "history.csv")
-        (folder / "curves.png").unlink(missing_ok=True)
-        if history.epochs:
-            history.plot(folder / "curves.png")
-    except OSError as error:
-        raise FileError(f"The run folder {folder} cannot be written: {error.strerror or error}.") from None
+    """Write the epochs and their picture; raises as ``write`` does."""
+    _write_all(folder, *_history_writers(folder, history))
 
 
 def write_record(folder: Path, run: dict[str, Any]) -> None:
     """Write settings, versions and results."""
     write_atomically(folder / RUN_FILE, (json.dumps(run, indent=2) + "\n").encode())
+
+
+def _history_writers(folder: Path, history: History) -> tuple[Callable[[], object], ...]:
+    return (
+        lambda: write_atomically(folder / "history.csv", history.to_frame().write_csv().encode()),
+        lambda: _draw(folder / "curves.png", history),
+    )
+
+
+def _write_all(folder: Path, *writers: Callable[[], object]) -> None:
+    """Call each, whatever became of the others."""
+    failed = []
+    with contextlib.suppress(OSError):  # where it has vanished meanwhile
+        folder.mkdir(parents=True, exist_ok=True)
+    for write_one in writers:
+        try:
+            write_one()
+        except (FileError, OSError) as error:
+            failed.append(str(error))
+    if failed:
+        raise FileError(" ".join(failed))
+
+
+def _draw(file: Path, history: History) -> None:
+    file.unlink(missing_ok=True)
+    if history.epochs:
+        history.plot(file)
 
 
 def read(folder: Path) -> dict[str, Any]:

@@ -201,6 +201,11 @@ class XlaEngine:
         host = functools.partial(jax.tree.map, np.array)
         return TrainState(host(run.parameters), host(run.slots), run.step)
 
+    def free_memory(self, placement: Placement) -> int | None:
+        """Bytes that are free on a device; None where it does not say."""
+        figures = jax_device(placement).memory_stats() or {}
+        return figures["bytes_limit"] - figures.get("bytes_in_use", 0) if "bytes_limit" in figures else None
+
 
 # --- Devices ----------------------------------------------------------------------------------------------------------
 

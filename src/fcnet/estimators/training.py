@@ -23,7 +23,8 @@ from fcnet.estimators.settings import CurrentRate
 from fcnet.history import EpochRecord, History, Observer, RunInfo
 from fcnet.model import biases_name, is_weights, weights_name
 from fcnet.optimizers import Optimizer
-from fcnet.training import Loop, Moment, Order, Parts, Penalty, Steps, Verdict, step_weights
+from fcnet.steps import Order, Penalty, Steps, step_weights
+from fcnet.training import Loop, Moment, Parts, Verdict
 
 SMALLEST_RATE = 1e-6
 """An adaptive rate that is no higher ends training instead of falling further."""

@@ -1,0 +1,97 @@
+"""What a training needs of memory is said before it starts."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+import fcnet
+from fcnet import memory, training
+from fcnet.engines.choose import engine_named
+from fcnet.memory import MemoryPlan, free_on_host, in_words
+
+X, Y = np.ones((50, 10), np.float32), np.arange(50) % 2
+
+
+def fit(**options):
+    network = fcnet.Network([fcnet.FullyConnectedLayer(10, 100), fcnet.SoftmaxLayer(100, 2)], 20)
+    return training.train(network, (X, Y), epochs=1, optimizer=fcnet.Adam(), device="cpu", verbose=False, **options)
+
+
+def test_what_does_not_fit_is_refused_with_what_would(monkeypatch):
+    """1,302 parameters of 4 bytes, twice, and two moments; a row has 10 inputs and twice 102 outputs."""
+    monkeypatch.setattr(training, "free_on", lambda choice: 4 * 1302 * 4 + 7 * 856)
+    message = (
+        "This training needs about 38 KB of memory on the cpu, of which 26.8 KB are free: data 0 bytes, parameters 10.4 KB, "
+        "optimizer 10.4 KB, activations of 20 rows 17.1 KB. The largest mini-batch that would fit has 7 rows."
+    )
+    with pytest.raises(fcnet.OutOfMemoryError, match=re.escape(message)):
+        fit()
+    assert fit(mini_batch_size=7).ending == "finished"
+    with pytest.raises(fcnet.OutOfMemoryError, match="would fit has 7 rows"):
+        fit(mini_batch_size=8)
+    monkeypatch.setattr(training, "free_on", lambda choice: 1000)
+    with pytest.raises(fcnet.OutOfMemoryError, match="No mini-batch would fit: train on fewer rows"):
+        fit()
+
+
+def test_data_of_another_type_is_copied(monkeypatch):
+    monkeypatch.setattr(training, "free_on", lambda choice: 0)
+    with pytest.raises(fcnet.OutOfMemoryError, match=r"data 4 KB, .*"):
+        fit(dtype="float64")
+
+
+def test_the_host_beside_a_gpu():
+    plan = MemoryPlan("gpu", 10, 10, 10, 1, 5, host=2000)
+    plan.check(35, 2000)
+    plan.check(None, None)
+    with pytest.raises(fcnet.OutOfMemoryError, match=r"needs about 2 KB of the host's memory, of which 1 KB are free"):
+        plan.check(35, 1000)
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 3 bytes.")], ids=str
+)
+def test_a_device_that_runs_out(monkeypatch, error):
+    def advance(*_):
+        raise error
+
+    monkeypatch.setattr(engine_named("native"), "advance", advance)
+    message = r"This training ran out of memory on the cpu\. It needs at least 38 KB: .*Use a smaller mini-batch"
+    with pytest.raises(fcnet.OutOfMemoryError, match=message):
+        fit(engine="native")
+
+
+def test_other_errors_stay_what_they_are(monkeypatch):
+    def advance(*_):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(engine_named("native"), "advance", advance)
+    with pytest.raises(ZeroDivisionError):
+        fit(engine="native")
+
+
+def test_what_is_free(monkeypatch, tmp_path):
+    assert free_on_host() > 1 << 20
+    for name, text in {
+        "memory.max": "5000\n",
+        "memory.current": "3000\n",
+        "memory.stat": "anon 1\ninactive_file 500\n",
+    }.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
+    assert free_on_host() == 2500
+    (tmp_path / "memory.max").write_text("max\n")
+    assert free_on_host() > 1 << 20
+
+
+def test_in_words():
+    assert [in_words(n) for n in (0, 999, 1000, 1_234_567, 5 * 10**12)] == [
+        "0 bytes",
+        "999 bytes",
+        "1 KB",
+        "1.23 MB",
+        "5 TB",
+    ]
