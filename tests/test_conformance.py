@@ -547,6 +547,26 @@ def test_a_sparse_matrix_is_its_dense_one(engine, dtype, density, dropout):
     assert worst(gradient, expected_gradient) < TOLERANCE[dtype]
 
 
+@pytest.mark.parametrize("first", [0.1, 1.0], ids=["sparse first", "dense first"])
+def test_a_run_may_meet_sparse_and_dense_rows_by_turns(engine, dtype, first):
+    """Such as sparse training data, and validation data in which few numbers are zero: each needs arrays of its own kind."""
+    layers = (FullyConnectedLayer(50, 15, sigmoid), SoftmaxLayer(15, 4, weights=glorot_uniform))
+    case = Case(layers, log_likelihood, Adam(0.01), n_rows=57, density=first)
+    other = dataclasses.replace(case, n_rows=600, density=1.1 - first).part()
+    program, plan = case.program(dtype), case.plan()
+    states = []
+    for turns in (False, True):
+        run = engine.start(program, initial_state(program, case.parameters()), CPU)
+        data = engine.put(case.part(), program, CPU)
+        for start in (0, 100):
+            if turns:
+                engine.cost_and_gradient(run, engine.put(other, program, CPU))
+                engine.evaluate(run, engine.put(other, program, CPU))
+            engine.advance(run, data, chunk_of(plan, start, 100, 100))
+        states.append(engine.snapshot(run))
+    assert_same_bytes(*states)
+
+
 THREADS = {
     "rows and lines, sparse": ((70, 45, 33, 5), 12, 0.1),
     "rows and lines, dense": ((70, 45, 33, 5), 12, 1.0),

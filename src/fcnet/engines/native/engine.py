@@ -61,8 +61,8 @@ class Run:
     slots: list[NDArray[Any]]
     step: int
     gain: NDArray[Any]
-    layout: Layout | None = None
-    works: list[Work] | None = None
+    layout: Layout
+    works: list[Work] = field(default_factory=list)
     forward_layouts: dict[int, Layout] = field(default_factory=dict)
 
 
@@ -103,7 +103,7 @@ class NativeEngine:
             packed = [layout.pack(_of(state.slots[slot], member), program.dtype) for slot in program.rule.slots]
             slots.append(zeros((len(packed), layout.n_parameters), program.dtype))
             slots[-1][:] = np.reshape(packed, slots[-1].shape)
-        return Run(program, placement, parameters, slots, state.step, _inference_gain(program))
+        return Run(program, placement, parameters, slots, state.step, _inference_gain(program), layout)
 
     def replace(self, run: Run, parameters: Mapping[str, NDArray[Any]]) -> None:
         """Put other parameters in the place of a run's."""
@@ -163,10 +163,12 @@ class NativeEngine:
         return report, bad[0]
 
     def _room(self, run: Run, height: int, data: NativeData) -> tuple[Layout, list[Work]]:
-        """The layout and the arrays for batches of a height; made once and kept."""
-        if run.layout is None or run.works is None or run.layout.height < height:
-            run.layout = Layout.of(run.program.model, run.program.dtype, height)
-            run.works = [_work(run.layout, run.program.dtype, data) for _ in range(data.n_threads)]
+        """The layout and the arrays for batches of a height, and for rows as the data's; kept, and made anew for more."""
+        sparse = data.sparse or any(len(work.gradient) for work in run.works)
+        enough = run.layout.height >= height and len(run.works) >= data.n_threads
+        if not enough or sparse != (len(run.works[0].gradient) > 0):
+            run.layout = Layout.of(run.program.model, run.program.dtype, max(height, run.layout.height))
+            run.works = [_work(run.layout, run.program.dtype, data.n_threads, sparse) for _ in range(data.n_threads)]
         return run.layout, run.works
 
     def evaluate(self, run: Run, data: NativeData) -> list[Metrics]:
@@ -174,6 +176,7 @@ class NativeEngine:
         program = run.program
         rule = accuracy_rule(program, data.kind)
         layout, works = self._room(run, BLOCK, data)
+        cost_and_constants = _cost_of(program)
         answers = []
         for parameters in run.parameters:
             sums = np.zeros((-(-data.n_rows // BLOCK), 3))
@@ -188,7 +191,7 @@ class NativeEngine:
                         block * BLOCK,
                         min(data.n_rows, (block + 1) * BLOCK),
                         run.gain,
-                        *_cost_of(program),
+                        *cost_and_constants,
                         rule == "threshold",
                         sums[block],
                     )
@@ -361,17 +364,17 @@ def _with_groups(work: Work, sharing: _Sharing, layout: Layout, dtype: str) -> W
     return work._replace(groups=zeros((sharing.n_groups, layout.n_parameters), dtype))
 
 
-def _work(layout: Layout, dtype: str, data: NativeData) -> Work:
+def _work(layout: Layout, dtype: str, n_threads: int, sparse: bool) -> Work:
     """Zeros to compute in."""
     widest = int(layout.lines[:, [IN_PAD, OUT_PAD]].max())
-    first, n_threads = layout.lines[0], data.n_threads
+    first = layout.lines[0]
     return Work(
         rows=zeros(layout.n_row_numbers, dtype),
         lines=zeros((n_threads, max(6 * widest, TILE_NUMBERS)), dtype),
         values=zeros((n_threads, widest + ROOM), dtype),
         columns=zeros((n_threads, widest + ROOM), "int32"),
         turned=zeros((n_threads, TURNED_NUMBERS if len(layout.lines) > 2 else 0), dtype),
-        gradient=zeros(first[N_IN] * first[OUT_PAD] if data.sparse else 0, dtype),
+        gradient=zeros(first[N_IN] * first[OUT_PAD] if sparse else 0, dtype),
         groups=zeros((0, layout.n_parameters), dtype),
         outcomes=zeros((n_threads, 5, ROWS * layout.lines[-1, N_OUT]), dtype),
         costs=zeros(layout.height, "float64"),
