@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 import fcnet
-from fcnet import keeper, training
+from fcnet import keeper, loop, training
 from fcnet.keeper import checkpoint_files, newest_checkpoint
 
 LAYERS = (fcnet.FullyConnectedLayer(30, 40, fcnet.relu, p_dropout=0.1), fcnet.SoftmaxLayer(40, 3, p_dropout=0.3))
@@ -76,7 +76,7 @@ def in_a_child(work):
 
 def run(kills, seed=0):
     """So many trainings, each killed once at least; (how many ended alike, counts of where they were killed)."""
-    training.FIRST_CHUNK, training.CHUNK_SECONDS = 8, 0.0005
+    loop.FIRST_CHUNK, loop.CHUNK_SECONDS = 8, 0.0005
     keeper._SHARE = 0
     rolls, counts, whole, alike = random.Random(seed), collections.Counter(), {}, 0
     seconds = {}

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import fcnet
-from fcnet import training
+from fcnet import loop, training
 from fcnet.cli import words
 from fcnet.cli.app import main
 from fcnet.errors import FileError, InputError
@@ -400,12 +400,12 @@ def test_data_that_cannot_be_read(fcnet_, data, code, message):
 
 
 def test_ctrl_c_saves_the_best_network(fcnet_, monkeypatch):
-    def interrupt(self, epoch, *rest, original=training.Loop._epoch_ends):
+    def interrupt(self, epoch, *rest, original=loop.Loop._epoch_ends):
         if epoch == 2:
             os.kill(os.getpid(), signal.SIGINT)
         return original(self, epoch, *rest)
 
-    monkeypatch.setattr(training.Loop, "_epoch_ends", interrupt)
+    monkeypatch.setattr(loop.Loop, "_epoch_ends", interrupt)
     code, out, _ = fcnet_(*TRAIN, "--epochs", 1000, "--out", "run", "--json")
     assert code == 130
     assert json.loads(out)["epochs"] == 3
@@ -580,16 +580,16 @@ def model_of(run):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_chunk_and_the_run_resumes(fcnet_, monkeypatch, number, code):
-    def interrupt(self, epoch, *rest, original=training.Loop._epoch):
+    def interrupt(self, epoch, *rest, original=loop.Loop._epoch):
         if epoch == 2:
             os.kill(os.getpid(), number)
         return original(self, epoch, *rest)
 
-    monkeypatch.setattr(training, "FIRST_CHUNK", 3)
-    monkeypatch.setattr(training, "CHUNK_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "FIRST_CHUNK", 3)
+    monkeypatch.setattr(loop, "CHUNK_SECONDS", 0.0)
     handlers = [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)]
     with monkeypatch.context() as patch:
-        patch.setattr(training.Loop, "_epoch", interrupt)
+        patch.setattr(loop.Loop, "_epoch", interrupt)
         ended, _, err = fcnet_(*TRAIN, "--dropout", 0.2, "--out", "run")
     assert ended == code
     assert "fcnet: to go on: fcnet train --resume run" in err
@@ -605,13 +605,13 @@ def test_a_signal_ends_the_chunk_and_the_run_resumes(fcnet_, monkeypatch, number
 
 
 def test_a_second_ctrl_c_in_the_first_epoch_leaves_a_checkpoint(fcnet_, monkeypatch):
-    def interrupt(self, *rest, original=training.Loop._epoch):
+    def interrupt(self, *rest, original=loop.Loop._epoch):
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
         return original(self, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training.Loop, "_epoch", interrupt)
+        patch.setattr(loop.Loop, "_epoch", interrupt)
         code, _, err = fcnet_(*TRAIN, "--out", "run")
     assert code == 130
     assert "fcnet: to go on: fcnet train --resume run" in err

@@ -14,7 +14,7 @@ import pytest
 
 import fcnet
 from fcnet import keeper as keeping
-from fcnet import training
+from fcnet import loop, training
 from fcnet.errors import FileError, InputError, TrainingWarning
 from fcnet.history import Observer
 from fcnet.keeper import Every, Keeper, checkpoint_files, newest_checkpoint
@@ -72,8 +72,8 @@ def assert_same(one, other):
 @pytest.fixture
 def step_by_step(monkeypatch):
     """Chunks of one step, each followed by a checkpoint that is on the disk before the next."""
-    monkeypatch.setattr(training, "FIRST_CHUNK", 1)
-    monkeypatch.setattr(training, "CHUNK_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "FIRST_CHUNK", 1)
+    monkeypatch.setattr(loop, "CHUNK_SECONDS", 0.0)
     monkeypatch.setattr(keeping, "_SHARE", 0)
     written = Keeper._write
 
@@ -195,7 +195,7 @@ def test_an_early_stop_stays_the_end(tmp_path, monkeypatch):
 
 
 def test_a_time_budget_within_an_epoch(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "FIRST_CHUNK", 3)
+    monkeypatch.setattr(loop, "FIRST_CHUNK", 3)
     _, history = fit(checkpoint=tmp_path, time_budget=1e-9)
     assert (history.ending, len(history.epochs)) == ("time budget", 1)
     assert newest_checkpoint(tmp_path).state.step == 3

@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 import fcnet
 from fcnet import checkpoint as checkpoints
-from fcnet import training
+from fcnet import loop, training
 from fcnet.checkpoint import load_checkpoint
 from fcnet.errors import FileError
 from fcnet.history import Observer
@@ -70,8 +70,8 @@ class Trainings(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp(prefix="fcnet-machine-"))
         self.epochs = 2
         self.patches = [
-            mock.patch.object(training, "FIRST_CHUNK", 1),
-            mock.patch.object(training, "CHUNK_SECONDS", 0.0),
+            mock.patch.object(loop, "FIRST_CHUNK", 1),
+            mock.patch.object(loop, "CHUNK_SECONDS", 0.0),
             mock.patch.object(Keeper, "state_is_whole", write_at_once),
         ]
         for patch in self.patches:

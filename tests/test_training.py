@@ -19,7 +19,7 @@ import pytest
 
 import fcnet
 import reference
-from fcnet import steps, training
+from fcnet import loop, steps, training
 from fcnet.engines import choose
 from fcnet.errors import DeviceError, DivergenceError, InputError
 from fcnet.history import EpochRecord, Observer
@@ -163,9 +163,9 @@ DROPOUT_LAYERS = (fcnet.FullyConnectedLayer(4, 8, p_dropout=0.25), fcnet.Softmax
 @pytest.mark.parametrize(
     "setting",
     [
-        (training, "CHUNK_SECONDS", 0.0),
-        (training, "FIRST_CHUNK", 1),
-        (training, "FIRST_CHUNK", 4),
+        (loop, "CHUNK_SECONDS", 0.0),
+        (loop, "FIRST_CHUNK", 1),
+        (loop, "FIRST_CHUNK", 4),
         (steps, "TABLE_NUMBERS", 20),
     ],
 )
@@ -183,8 +183,8 @@ def test_chunks_do_not_change_a_bit(setting, monkeypatch):
 
 
 def test_chunks_cover_every_step_once(monkeypatch):
-    monkeypatch.setattr(training, "CHUNK_SECONDS", 0.0)
-    monkeypatch.setattr(training, "FIRST_CHUNK", 4)
+    monkeypatch.setattr(loop, "CHUNK_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "FIRST_CHUNK", 4)
     seen = []
 
     class Watch(Observer):
@@ -365,7 +365,7 @@ def test_what_a_callback_answers(answer, epochs):
 
 
 def test_an_observer_sees_it_all(monkeypatch):
-    monkeypatch.setattr(training, "FIRST_CHUNK", 6)
+    monkeypatch.setattr(loop, "FIRST_CHUNK", 6)
     events = []
 
     class Watch(Observer):
@@ -427,7 +427,7 @@ def test_early_stopping():
 
 
 def test_time_budget(monkeypatch):
-    monkeypatch.setattr(training, "FIRST_CHUNK", 2)
+    monkeypatch.setattr(loop, "FIRST_CHUNK", 2)
     network, history = fit(validation=VALIDATION, epochs=1000, time_budget=1e-6)
     assert history.ending == "time budget"
     assert len(history.epochs) == 1
@@ -467,7 +467,7 @@ def test_ctrl_c_keeps_the_best_network():
 
 @pytest.mark.parametrize("validation", [None, VALIDATION])
 def test_ctrl_c_in_the_first_epoch_keeps_what_there_is(validation, monkeypatch):
-    monkeypatch.setattr(training, "FIRST_CHUNK", 4)
+    monkeypatch.setattr(loop, "FIRST_CHUNK", 4)
     network = small()
     before = bytes_of(network)
     with pytest.raises(KeyboardInterrupt):

@@ -1,54 +1,41 @@
-"""The one epoch loop.
+"""``train``: a network, data and settings in; the best network and its history out.
 
-``train`` draws each epoch's order and tables, hands them to an engine in chunks, validates, keeps the best network, and
-tells whoever watches. It knows nothing of devices, gradients or files. Results do not depend on how an epoch is cut into
-chunks: a chunk is as long as half a second allows, so that progress moves, Ctrl-C is heard and time budgets end.
+Everything is checked here, before training starts; then ``loop.Loop`` trains.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
 import signal
-import threading
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from numbers import Real
 from pathlib import Path
-from types import FrameType
 from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fcnet import counters, identity
-from fcnet.checkpoint import Checkpoint, EpochSoFar
-from fcnet.costs import Cost, default_cost, log_likelihood
-from fcnet.data.arrays import Part, as_part, check_range
-from fcnet.engines.choose import Choice, choose
-from fcnet.engines.contract import Dtype, Engine, Metrics, Program, TrainState, accuracy_rule, initial_state
-from fcnet.errors import DivergenceError, FileError, InputError, TrainingWarning, check_count, unknown_name
-from fcnet.history import Ending, EpochRecord, History, Monitor, Observer, Occasion, RunInfo
+from fcnet.checkpoint import Checkpoint
+from fcnet.costs import Cost, default_cost
+from fcnet.data.arrays import Part
+from fcnet.engines.choose import choose
+from fcnet.engines.contract import Dtype, Program, TrainState, accuracy_rule, initial_state
+from fcnet.errors import FileError, InputError, TrainingWarning, check_count, unknown_name
+from fcnet.history import EpochRecord, History, Monitor, Observer, RunInfo
+from fcnet.judges import BestFigure
 from fcnet.keeper import Keeper, as_keeper
-from fcnet.layers import DropoutScaling, without_dropout
+from fcnet.layers import DropoutScaling
+from fcnet.loop import Loop, Parts
 from fcnet.memory import free_on, free_on_host, in_words, is_out_of_memory, memory_plan
-from fcnet.model import Model, biases_name, rescale_for, weights_name
+from fcnet.model import Model, rescale_for
 from fcnet.optimizers import SGD, Optimizer
 from fcnet.progress import Verbose, progress_observer
-from fcnet.steps import Steps, cut, penalty_per_mini_batches, same_order, seeded_order, step_weights
-
-CHUNK_SECONDS = 0.5
-"""About how long a chunk lasts."""
-FIRST_CHUNK = 16
-"""Steps in the first chunk, before the speed is known."""
-FAR_ABOVE_GUESSING = 100
-"""A first epoch that costs so many times what guessing does is worth a warning."""
-
-HALVINGS = 3
-"""At most so many times a training whose numbers go wrong goes back and halves its learning rate."""
+from fcnet.steps import Steps, penalty_per_mini_batches, same_order, seeded_order
 
 Task = Literal["classification", "regression"]
 OnNan = Literal["stop", "halve"]
@@ -236,319 +223,7 @@ def train(
     return loop.history
 
 
-# --- The loop ---------------------------------------------------------------------------------------------------------
-
-
-class Moment:
-    """The network at the end of an epoch, for whoever judges it."""
-
-    def __init__(self, engine: Engine, state: Any) -> None:
-        self._engine, self._state = engine, state
-
-    @functools.cached_property
-    def parameters(self) -> dict[str, NDArray[Any]]:
-        """The named arrays, copied."""
-        return self._engine.snapshot(self._state).parameters
-
-    def outputs(self, X: NDArray[Any]) -> NDArray[Any]:
-        """Outputs ``(n_rows, n_out)`` for rows, without dropout."""
-        return self._engine.forward(self._state, X)
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What a judge makes of an epoch.
-
-    Attributes:
-        best: the network is the best so far, and is kept.
-        ending: why training ends here; None where it goes on. "diverged" strikes the epoch from the history.
-    """
-
-    best: bool
-    ending: Ending | None = None
-
-
-Judge = Callable[[EpochRecord, Moment], Verdict]
-"""Asked at the end of every epoch: is this the best network, and is it time to end?"""
-
-
-class BestFigure:
-    """The judge of ``train``: the best validation figure, the later of equals; without one the last epoch.
-
-    Training ends after ``patience`` epochs without a strict improvement.
-    """
-
-    def __init__(self, program: Program, steps: Steps, monitor: Monitor | None, patience: int | None) -> None:
-        self.program, self.steps, self.monitor, self.patience = program, steps, monitor, patience
-        self._best_figure = -math.inf
-        self._last_improvement = 0
-
-    def __call__(self, record: EpochRecord, moment: Moment) -> Verdict:
-        """Best or not, and whether training ends."""
-        if self.monitor is None:
-            healthy = all(np.isfinite(array).all() for array in moment.parameters.values())
-        else:
-            assert record.validation_cost is not None
-            healthy = math.isfinite(record.validation_cost)
-        if not healthy:
-            return Verdict(False, "diverged")
-        if record.epoch == 0:
-            self._warn_of_a_cost_above_guessing(record.training_cost)
-        return self._note(record)
-
-    def replay(self, records: Sequence[EpochRecord]) -> Ending | None:
-        """Note epochs that were judged before; whether training had ended with them."""
-        verdicts = [self._note(record) for record in records]
-        return verdicts[-1].ending if verdicts else None
-
-    def _note(self, record: EpochRecord) -> Verdict:
-        figure = 0.0
-        if self.monitor is not None:
-            figures = {"accuracy": record.validation_accuracy, "cost": -(record.validation_cost or 0.0)}
-            figure = figures[self.monitor]  # type: ignore[assignment]  # _check_monitor saw that it is there
-        best = figure >= self._best_figure
-        if figure > self._best_figure:
-            self._last_improvement = record.epoch
-        if best:
-            self._best_figure = figure
-        waited = self.patience is not None and record.epoch - self._last_improvement >= self.patience
-        return Verdict(best, "early stopping" if waited else None)
-
-    def _warn_of_a_cost_above_guessing(self, cost: float) -> None:
-        """A class's probability costs log(n_out) by guessing; far more after an epoch is not learning."""
-        guessing = math.log(self.program.model.n_out)
-        if self.program.cost == log_likelihood and cost > FAR_ABOVE_GUESSING * guessing:
-            warnings.warn(
-                f"After an epoch the training cost is {cost:.4g}, where guessing costs {guessing:.4g}. The learning rate, "
-                f"{self.steps.rate_at(0):g}, is probably too high, or the inputs are far from 0 to 1.",
-                TrainingWarning,
-                stacklevel=2,
-            )
-
-
-class Loop:
-    """Epochs, until something ends them.
-
-    Attributes:
-        kept: the parameters of the best network so far; None before any epoch was the best.
-        bad_step: the first step of the run whose cost was not finite, or -1; ``bad_layer``: where it begins.
-        halves: whether training goes back to the end of the last epoch where numbers go wrong, with half the learning rate.
-        signals: which signals end training at the end of the chunk; ``signal`` is the one that did.
-    """
-
-    def __init__(
-        self,
-        choice: Choice,
-        program: Program,
-        parts: Parts,
-        steps: Steps,
-        history: History,
-        observers: Sequence[Observer],
-        judge: Judge,
-    ) -> None:
-        self.engine, self.placement, self.program = choice.engine, choice.placement, program
-        self.parts, self.steps, self.history = parts, steps, history
-        self.observers, self.judge = observers, judge
-        self.kept: dict[str, NDArray[Any]] | None = None
-        self.bad_step = -1
-        self.bad_layer = -1
-        self.halves = False
-        self.signals: tuple[signal.Signals, ...] = (signal.SIGINT,)
-        self.signal: int | None = None
-        self.so_far = EpochSoFar()
-        self._cut_short = False
-        self._done_before = 0
-        self._ended_before: Ending | None = None
-        self._seconds_per_step: float | None = None
-        self._row_weights = parts.train.weights
-
-    def run(self, state: TrainState, info: RunInfo, deadline: float = math.inf) -> None:
-        """Train from a state until the epochs are done, or the deadline on ``time.perf_counter`` has passed."""
-        for observer in self.observers:
-            observer.training_starts(info)
-        try:
-            self._run(state, deadline)
-        except BaseException as error:
-            self.history.ending = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-            raise
-        finally:
-            for observer in self.observers:
-                observer.training_ends(self.history)
-
-    def go_on(self, checkpoint: Checkpoint) -> None:
-        """Begin where a checkpoint was taken; ``run`` is then given its state."""
-        self.history, self.kept, self.so_far = checkpoint.history, checkpoint.kept, checkpoint.so_far
-        self.history.ending = "finished"
-        self.steps = replace(self.steps, rate_scale=0.5 ** len(self.history.halvings))
-        self._done_before = checkpoint.state.step - len(self.history.epochs) * self.steps.per_epoch
-        self._ended_before = self.judge.replay(self.history.epochs)  # type: ignore[attr-defined]
-
-    def snapshot(self) -> TrainState:
-        """The state as it is now: what a later run continues from."""
-        return self.engine.snapshot(self.state)
-
-    def checkpoint(self) -> Checkpoint:
-        """All that a later process needs to go on from here."""
-        history = replace(self.history, epochs=[*self.history.epochs], halvings=[*self.history.halvings])
-        return Checkpoint(self.snapshot(), self.kept, history, replace(self.so_far))
-
-    def _offer(self, occasion: Occasion) -> None:
-        if self.halves and self.so_far.weight:  # what it would go back to is not in the state of the middle of an epoch
-            return
-        for observer in self.observers:
-            observer.state_is_whole(self.checkpoint, occasion)
-
-    def _run(self, state: TrainState, deadline: float) -> None:
-        put = lambda part: part and self.engine.put(part, self.program, self.placement)  # noqa: E731
-        self.train, self.validation, self.test = map(put, (self.parts.train, self.parts.validation, self.parts.test))
-        self.state = self.engine.start(self.program, state, self.placement)
-        first = len(self.history.epochs)
-        if first == self._done_before == 0:
-            self._offer("start")
-        with _Interrupts(self.signals) as interrupts:
-            ending = self._ended_before
-            good = state
-            for epoch in range(first, self.steps.epochs):
-                ending = ending or self._epoch(epoch, deadline, interrupts)
-                while ending == "diverged" and self.halves and len(self.history.halvings) < HALVINGS:
-                    self._halve(good)
-                    ending = self._epoch(epoch, deadline, interrupts)
-                if ending:
-                    break
-                if self.halves:
-                    good = self.snapshot()
-            self.history.ending = ending or "finished"
-            if ending == "interrupted":
-                self.signal = interrupts.noted
-                if self.kept is None or self.validation is None:
-                    self.kept = self.snapshot().parameters
-            if ending != "diverged" and not self._cut_short:
-                self._offer("last")
-
-    def divergence(self) -> DivergenceError:
-        """The error for a cost that is no longer a number."""
-        epoch, rate = self.bad_step // self.steps.per_epoch, self.steps.rate_at(self.bad_step)
-        kept = (
-            "The network is as it was before training."
-            if self.history.best_epoch is None
-            else f"The network is the best one seen before, of epoch {self.history.best_epoch}."
-        )
-        return DivergenceError(
-            f"The cost became NaN or infinite at step {self.bad_step} (epoch {epoch}). It begins in layer {self.bad_layer}. The learning rate, {rate:g}, is probably "
-            f"too high: try {rate / 10:g}, or scale the inputs to about 0 to 1, or lower the L2 strength. {kept}",
-            step=self.bad_step,
-            history=self.history,
-        )
-
-    def _epoch(self, epoch: int, deadline: float, interrupts: _Interrupts) -> Ending | None:
-        """One epoch and its validation; why training ends, or None."""
-        plan, so_far = self.steps.plan(epoch), self.so_far
-        first, done, self._done_before = epoch * self.steps.per_epoch, self._done_before, 0
-        late = False
-        while done < self.steps.per_epoch and not late:
-            n_steps = self._chunk_length(self.steps.per_epoch - done)
-            for observer in self.observers:
-                observer.chunk_starts(first + done, n_steps)
-            chunk = cut(plan, done, n_steps, self.steps.table_length)
-            began = time.perf_counter()
-            report = self.engine.advance(self.state, self.train, chunk)
-            elapsed = time.perf_counter() - began
-            if report.bad_step >= 0:
-                return self._diverge(first + done + int(report.bad_step), chunk.rows[int(report.bad_step)])
-            self._seconds_per_step = elapsed / n_steps
-            done += n_steps
-            so_far.add(report.costs, step_weights(chunk.rows[:n_steps], self._row_weights), elapsed)
-            for observer in self.observers:
-                observer.chunk_ends(first + done, so_far.mean_cost)
-            if interrupts.noted is not None:
-                return "interrupted"
-            late = time.perf_counter() >= deadline
-            if done < self.steps.per_epoch:
-                self._offer("last" if late else "chunk")
-        self._cut_short = done < self.steps.per_epoch
-        self.so_far = EpochSoFar()
-        return self._epoch_ends(epoch, first + done, so_far.mean_cost, so_far.seconds) or (
-            "time budget" if late else None
-        )
-
-    def _epoch_ends(self, epoch: int, steps_done: int, training_cost: float, seconds: float) -> Ending | None:
-        nothing = [Metrics(math.nan, None)]
-        (validated,) = self.engine.evaluate(self.state, self.validation) if self.validation else nothing
-        (tested,) = self.engine.evaluate(self.state, self.test) if self.test else nothing
-        record = EpochRecord(
-            epoch=epoch,
-            training_cost=training_cost,
-            validation_cost=validated.cost if self.validation else None,
-            validation_accuracy=validated.accuracy,
-            test_accuracy=tested.accuracy,
-            learning_rate=self.steps.rate_at(steps_done - 1),
-            seconds=seconds,
-        )
-        moment = Moment(self.engine, self.state)
-        verdict = self.judge(record, moment)
-        if verdict.ending == "diverged":
-            return self._diverge(steps_done - 1, np.arange(min(256, self.steps.n_rows)))
-        self.history.epochs.append(record)
-        if verdict.best:
-            self.history.best_epoch, self.history.best_steps = epoch, steps_done
-            self.kept = moment.parameters
-        if not self._cut_short:
-            self._offer("epoch")
-        answers = [observer.epoch_ends(record, verdict.best) for observer in self.observers]
-        if any(isinstance(answer, bool | np.bool_) and answer for answer in answers):
-            return "callback"
-        return verdict.ending
-
-    def _diverge(self, step: int, rows: NDArray[Any]) -> Ending:
-        self.bad_step = step
-        self.bad_layer = first_layer_not_finite(self.program, self.snapshot().parameters, self.parts.train, rows)
-        return "diverged"
-
-    def _halve(self, good: TrainState) -> None:
-        """Back to a good state, with half the learning rate."""
-        rate = self.steps.rate_at(self.bad_step)
-        self.history.halvings.append(self.bad_step)
-        self.steps = replace(self.steps, rate_scale=0.5 ** len(self.history.halvings))
-        self.state, self.so_far = self.engine.start(self.program, good, self.placement), EpochSoFar()
-        warnings.warn(
-            f"The cost became NaN or infinite at step {self.bad_step}, in layer {self.bad_layer}. Training goes back to step {good.step}, and "
-            f"on with half the learning rate, {rate / 2:g} in place of {rate:g}.",
-            TrainingWarning,
-            stacklevel=5,
-        )
-
-    def _chunk_length(self, remaining: int) -> int:
-        """Steps in the next chunk: what the last one's speed makes of ``CHUNK_SECONDS``."""
-        if self._seconds_per_step is None:
-            wanted = FIRST_CHUNK
-        else:
-            wanted = int(CHUNK_SECONDS / max(self._seconds_per_step, 1e-9))
-        return max(1, min(wanted, remaining, self.steps.table_length))
-
-
-class _Interrupts:
-    """Ctrl-C, or another signal, as a number that is read between chunks; a second Ctrl-C interrupts at once.
-
-    In the main thread only, where signals arrive.
-    """
-
-    def __init__(self, signals: Sequence[signal.Signals]) -> None:
-        self.noted: int | None = None
-        self._signals = signals if threading.current_thread() is threading.main_thread() else ()
-        self._previous: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> _Interrupts:
-        self._previous = {number: signal.signal(number, self._note) for number in self._signals}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, previous in self._previous.items():
-            signal.signal(number, previous)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.noted is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.noted = number
+# --- Checks -----------------------------------------------------------------------------------------------------------
 
 
 class _Callback(Observer):
@@ -568,62 +243,6 @@ def as_observer(callback: Callback) -> Observer:
     if not callable(callback):
         raise InputError(f"A callback must be a function of an EpochRecord, or an Observer, got {callback!r}.")
     return _Callback(callback)
-
-
-def first_layer_not_finite(
-    program: Program, parameters: Mapping[str, NDArray[Any]], part: Part, rows: NDArray[Any]
-) -> int:
-    """The first layer with parameters, or with weighted inputs of those rows, that are not finite; else the last, which the cost reads.
-
-    Args:
-        program: what is trained.
-        parameters: the named arrays.
-        part: the training data.
-        rows: indices ``(n,)`` into it; -1 for none.
-    """
-    a = part.X[rows[rows >= 0]]
-    a = np.asarray(a.toarray() if hasattr(a, "toarray") else a, program.dtype)
-    read = without_dropout(program.model.dropout_scaling)
-    with np.errstate(all="ignore"):
-        for index, layer in enumerate(program.model.layers):
-            w, b = parameters[weights_name(index)], parameters[biases_name(index)]
-            z = read(index, layer, a) @ w + b
-            if not all(np.isfinite(array).all() for array in (w, b, z)):
-                return index
-            a = np.asarray(layer.activation_fn(z))
-    return index
-
-
-# --- Checks -----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Parts:
-    """The data of a training, checked."""
-
-    train: Part
-    validation: Part | None
-    test: Part | None
-
-    @classmethod
-    def read(cls, model: Model, train: Any, validation: Any, test: Any, mini_batch_size: int, dtype: str) -> Parts:
-        """The data, checked against the model and each other."""
-        first = as_part(train, model.n_in, model.n_out, "training data")
-        if mini_batch_size > first.n_rows:
-            raise InputError(
-                f"mini_batch_size={mini_batch_size} is larger than the training data, which has {first.n_rows} rows. "
-                f"Use {first.n_rows} or less."
-            )
-
-        def follow(data: Any, name: str) -> Part | None:
-            return None if data is None else as_part(data, model.n_in, model.n_out, name, first.kind)
-
-        parts = cls(first, follow(validation, "validation data"), follow(test, "test data"))
-        for name, part in (("training", first), ("validation", parts.validation), ("test", parts.test)):
-            if part is not None:
-                check_range(part.X, dtype, f"X of the {name} data")
-                check_range(part.y, dtype, f"y of the {name} data")
-        return parts
 
 
 def check_dtype(dtype: object) -> Dtype:

@@ -21,10 +21,11 @@ from fcnet.engines.contract import Program, TrainState, initial_state
 from fcnet.errors import InputError
 from fcnet.estimators.settings import CurrentRate
 from fcnet.history import EpochRecord, History, Observer, RunInfo
+from fcnet.judges import Moment, Verdict
+from fcnet.loop import Loop, Parts
 from fcnet.model import biases_name, is_weights, weights_name
 from fcnet.optimizers import Optimizer
 from fcnet.steps import Order, Penalty, Steps, step_weights
-from fcnet.training import Loop, Moment, Parts, Verdict
 
 SMALLEST_RATE = 1e-6
 """An adaptive rate that is no higher ends training instead of falling further."""
