@@ -10,7 +10,7 @@ import pytest
 
 import fcnet
 import reference
-from fcnet import training
+from fcnet import loop
 from fcnet.errors import DivergenceError, FcnetError, InputError
 
 FC, Softmax = fcnet.FullyConnectedLayer, fcnet.SoftmaxLayer
@@ -365,7 +365,7 @@ def test_golden_transcript(capsys):
 @pytest.mark.parametrize("chunk", [None, ("FIRST_CHUNK", 1), ("FIRST_CHUNK", 1000), ("FIRST_CHUNK", 1001)])
 def test_a_line_every_thousand_mini_batches(chunk, capsys, monkeypatch):
     if chunk:
-        monkeypatch.setattr(training, *chunk)
+        monkeypatch.setattr(loop, *chunk)
     X, y = blobs(1300, 7)
     small(mini_batch_size=1).SGD((X, y), 3, 1, 0.01, VALIDATION)
     lines = capsys.readouterr().out.splitlines()
