@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tables import number, table
+from markdown_tables import number, table
 from whole_run import SCRIPTS, Settings, Whole, watch
 
 GOALS = (

@@ -22,7 +22,7 @@ from sklearn.preprocessing import StandardScaler
 
 import fcnet
 import machine
-from tables import table
+from markdown_tables import table
 
 Rows = tuple[Any, Any]
 CLASSES: dict[str, Callable[[], Rows]] = {

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tables import number, table
+from markdown_tables import number, table
 from whole_run import SCRIPTS, Settings, users_environment, watch
 
 EPOCHS = 60

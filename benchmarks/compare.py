@@ -29,8 +29,8 @@ import inference
 import machine
 import training
 import workloads
+from markdown_tables import table
 from race import Effort
-from tables import table
 
 SECTIONS = ("training", "inference", "accuracy", "book")
 FULL, QUICK = Effort(rounds=15, seconds=0.8), Effort(rounds=2, seconds=0.05)

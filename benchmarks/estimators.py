@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 
 import machine
+from markdown_tables import number, table
 from memory import peak_memory
-from tables import number, table
 
 LIBRARIES = ("sklearn.neural_network", "fcnet")
 GOAL_ROWS, GOAL = 2_000, 3.0

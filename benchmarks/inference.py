@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from judge import log_probabilities
+from markdown_tables import number, table
 from peers import CPU_ONLY, INFERENCE, is_peer
 from peers.questions import MANY
 from race import Effort, Racer, note, race
-from tables import number, table
 from workloads import initial_parameters
 
 NETWORKS = ((784, 100, 10), (784, 1024, 1024, 10))

@@ -8,10 +8,10 @@ from typing import Any
 
 from judge import training_cost
 from machine import cores
+from markdown_tables import number, table
 from peers import CPU_ONLY, FCNET, TRAINING, is_peer
 from peers.sgemm import OPERATIONS
 from race import Effort, Racer, note, race
-from tables import number, table
 from workloads import WORKLOADS, Task, Workload
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")

@@ -72,7 +72,7 @@ class Recipe:
     patience: int = 24
     batch_size: int = 256
     learning_rate: float = 0.002
-    weight_decay: float = 0.02
+    weight_decay: float = 1.0
     label_smoothing: float = 0.1
     members: int = 1
 

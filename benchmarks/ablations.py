@@ -1,0 +1,189 @@
+"""What each part of the tables' recipe is worth: the recipe with one thing changed, on rows of training tables alone.
+
+    python benchmarks/ablations.py                                    every variant, table, and 2 seeds
+    python benchmarks/ablations.py --variants "no dropout" --tables titanic,friedman --seeds 3 --out results.jsonl
+
+Tables: the training rows of those that ``tables.py`` reads (where FCNET_DATA points), scikit-learn's own, and made ones. A seed shuffles
+them: 70% train, at most 3,000 rows, their validation share among them; 30% judge, at most 3,000. No test row of ``tables.py`` is read. A figure is the mean
+over tables of log(error / error of the recipe as it is), in percent: below 0 the change is better. Errors are as in ``tables.py``; "cost"
+is the same with the cross-entropy in place of the part of wrong classes, a finer measure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars
+from sklearn import datasets
+
+import tables
+from fcnet import TabularClassifier, TabularRegressor
+from fcnet.tabular import recipe
+from markdown_tables import number, table
+
+ROWS = 3000
+VARIANTS: dict[str, dict[str, Any]] = {
+    "weight decay 0.02": {"weight_decay": 0.02},
+    "no label smoothing": {"label_smoothing": 0.0},
+    "half the learning rate": {"learning_rate": 0.001},
+    "twice the learning rate": {"learning_rate": 0.004},
+    "24 epochs, 1,000 steps": {"epochs": 24, "steps": 1000},
+    "mish": {"activation": "mish"},
+}
+"""Name -> what differs from the preset."""
+
+Sample = tuple[polars.DataFrame, np.ndarray, bool]
+
+
+# --- Tables: a seed -> a frame, its answers, and whether they are classes -----------------------------------------------
+
+
+def shared(name: str) -> Callable[[], Sample]:
+    def rows() -> Sample:
+        X, y, _, _, classes = tables.parts(name)
+        return X, y, classes
+
+    return rows
+
+
+def bundled(load: Callable[..., Any], classes: bool) -> Callable[[], Sample]:
+    def rows() -> Sample:
+        X, y = load(return_X_y=True)
+        return polars.DataFrame(X, schema=[f"x{n}" for n in range(X.shape[1])]), y, classes
+
+    return rows
+
+
+def friedman() -> Sample:
+    """Smooth, with interactions, five columns that say nothing, and noise: Friedman, 1991."""
+    X, y = datasets.make_friedman1(4000, 10, noise=1.0, random_state=0)
+    return polars.DataFrame(X, schema=[f"x{n}" for n in range(10)]), y, False
+
+
+def boxes() -> Sample:
+    """Steps in some numbers, each at its own places, some of them skewed: what trees are good at."""
+    draw = np.random.default_rng(1)
+    X = draw.normal(size=(4000, 12))
+    y = sum(np.sign(X[:, n] - place) for n, place in enumerate((-0.5, 0.0, 0.3, 1.0)))
+    y = y + 2.0 * (X[:, 4] > 0) * (X[:, 5] > 0.5) + np.floor(2.0 * X[:, 6]) % 2
+    X[:, ::3] = np.exp(X[:, ::3])
+    return polars.DataFrame(X, schema=[f"x{n}" for n in range(12)]), y + draw.normal(0, 0.5, 4000), False
+
+
+def shops() -> Sample:
+    """Categories of many values with effects of their own, numbers whose effect depends on a category, holes."""
+    draw = np.random.default_rng(2)
+    n = 4000
+    town, kind, x = draw.integers(0, 60, n), draw.integers(0, 5, n), draw.normal(size=(n, 4))
+    logit = draw.normal(0, 1.2, 60)[town] + draw.normal(0, 1.5, 5)[kind] * x[:, 0] + np.sin(2 * x[:, 1]) + 0.5 * x[:, 2]
+    frame = polars.DataFrame({
+        "town": [f"t{k}" for k in town], "kind": [f"k{k}" for k in kind],
+        **{f"x{k}": [None if hole else v for v, hole in zip(x[:, k], draw.random(n) < 0.1, strict=True)] for k in range(4)},
+    })  # fmt: skip
+    return frame, (draw.random(n) < 1 / (1 + np.exp(-logit))).astype(str), True
+
+
+TABLES: dict[str, Callable[[], Sample]] = {
+    **{name: shared(name) for name in tables.TABLES},
+    "diabetes": bundled(datasets.load_diabetes, False),
+    "digits": bundled(datasets.load_digits, True),
+    "friedman": friedman,
+    "boxes": boxes,
+    "shops": shops,
+}
+
+
+# --- Measuring ------------------------------------------------------------------------------------------------------------
+
+
+def measure(name: str, base: str, variant: str, seed: int) -> dict[str, Any]:
+    X, y, classes = TABLES[name]()
+    order = np.random.default_rng(seed).permutation(len(y))
+    cut = int(0.7 * len(y))
+    training, judged = order[: min(cut, ROWS)], order[cut : cut + ROWS]
+    recipe.PRESETS["tried"] = replace(recipe.PRESETS[base], **VARIANTS[variant])
+    kind = TabularClassifier if classes else TabularRegressor
+    began = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = kind("tried", random_state=seed).fit(X[training], y[training])
+    seconds = time.perf_counter() - began
+    if isinstance(model, TabularClassifier):
+        probabilities = model.predict_proba(X[judged])
+        places = np.searchsorted(model.classes_, y[judged])
+        known = model.classes_[np.minimum(places, len(model.classes_) - 1)] == y[judged]
+        error = float((probabilities.argmax(axis=1) != places)[known].mean())
+        right = probabilities[np.flatnonzero(known), places[known]]
+        cost = float(-np.log(np.maximum(right, 1e-6)).mean())
+    else:
+        error = float(np.sqrt(np.square(model.predict(X[judged]) - y[judged]).mean()) / y[judged].std())
+        cost = error
+    return {
+        "table": name, "base": base, "variant": variant, "seed": seed, "error": error, "cost": cost, "seconds": seconds,
+        "epochs": len(model.history_.epochs), "best": model.history_.best_epoch,
+    }  # fmt: skip
+
+
+def report(results: polars.DataFrame) -> str:
+    """Each variant beside the recipe as it is, over tables and seeds, with the standard error over tables."""
+    base = results.filter(polars.col("variant") == "as it is").select("table", "seed", "error", "cost", "seconds")
+    lines = []
+    for variant in results["variant"].unique(maintain_order=True):
+        both = results.filter(polars.col("variant") == variant).join(base, on=["table", "seed"], suffix="_base")
+        logs = both.with_columns(
+            ((polars.col("error") + 1e-3) / (polars.col("error_base") + 1e-3)).log().alias("by"),
+            (polars.col("cost") / polars.col("cost_base")).log().alias("by_cost"),
+        )
+        by_table = logs.group_by("table").agg(polars.col("by").mean(), polars.col("by_cost").mean())
+        spread = (by_table["by"].std() or 0.0) / math.sqrt(by_table.height)
+        per_table = {row["table"]: row["by"] for row in by_table.rows(named=True)}
+        lines.append([
+            variant, f"{100 * by_table['by'].mean():+.1f} ± {100 * spread:.1f}", f"{100 * by_table['by_cost'].mean():+.1f}",
+            f"{number(both['seconds'].sum() / both['seconds_base'].sum())}",
+            *(f"{100 * per_table[name]:+.1f}" if name in per_table else "-" for name in TABLES),
+        ])  # fmt: skip
+    return table(["change", "error, %", "cost, %", "time", *TABLES], lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", default="default", help="the preset that is changed")
+    parser.add_argument("--tables", default=",".join(TABLES))
+    parser.add_argument("--variants", default=None)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument(
+        "--out", type=Path, default=None, help="every measurement as a line of JSON; what is there is kept"
+    )
+    asked = parser.parse_args()
+    VARIANTS["as it is"] = {}
+    variants = [
+        "as it is",
+        *(asked.variants.split(",") if asked.variants else [v for v in VARIANTS if v != "as it is"]),
+    ]
+    measured: list[dict[str, Any]] = []
+    if asked.out and asked.out.exists():
+        measured = [json.loads(line) for line in asked.out.read_text().splitlines()]
+    there = {(found["table"], found["base"], found["variant"], found["seed"]) for found in measured}
+    for seed in range(asked.seeds):
+        for name in asked.tables.split(","):
+            for variant in dict.fromkeys(variants):
+                if (name, asked.base, variant, seed) in there:
+                    continue
+                measured.append(measure(name, asked.base, variant, seed))
+                if asked.out:
+                    with asked.out.open("a") as stream:
+                        stream.write(json.dumps(measured[-1]) + "\n")
+    print(report(polars.DataFrame([found for found in measured if found["base"] == asked.base])))
+
+
+if __name__ == "__main__":
+    main()
