@@ -5,6 +5,8 @@ functions, the forward path with and without dropout, cost functions, backpropag
 is written here a second time. What it shares with fcnet is the cipher behind the dropout masks, which published vectors
 check, and the names and sizes in fcnet's records (layers, optimizers), which it only reads.
 
+A table's first layer (after Holzmüller et al., "Better by Default", 2024) has its own forward and backward path.
+
 Layers count from 0; x is ``(n_rows, n_in)``, w ``(n_in, n_out)``, b ``(n_out,)``.
 """
 
@@ -81,6 +83,76 @@ def keep_mask(key, p, n_rows, n_units):
     return 1.0 * (bits >= np.rint(p * 2.0**32))
 
 
+# --- A table's rows: waves of numbers, lines of codes, scales ------------------------------------------------------------
+
+
+def is_table(layer):
+    return type(layer).__name__ == "TableLayer"
+
+
+def own(i, parameters):
+    """A layer's arrays by their own names."""
+    start = f"layers.{i}."
+    return {name.removeprefix(start): array for name, array in parameters.items() if name.startswith(start)}
+
+
+def table_forward(layer, arrays, x):
+    """One row and one column at a time: the numbers written, before the scales."""
+    written = np.zeros((len(x), layer.n_out))
+    width, wide, plain_at = layer.number_width, layer.category_width, layer.n_numbers * layer.number_width
+    for r, row in enumerate(x):
+        for c in range(layer.n_numbers):
+            written[r, c * width] = row[c]
+            if width > 1:
+                waves = np.cos(2 * np.pi * row[c] * arrays["frequencies"][c] + arrays["phases"][c])
+                written[r, c * width + 1 : (c + 1) * width] = waves @ arrays["amplitudes"][c] + arrays["offsets"][c]
+        for c in range(layer.n_plain):
+            written[r, plain_at + c] = row[layer.n_numbers + c]
+        for c in range(len(layer.categories)):
+            code = int(row[layer.n_numbers + layer.n_plain + c])
+            if code >= 0:
+                at = plain_at + layer.n_plain + c * wide
+                written[r, at : at + wide] = arrays["embeddings"][sum(layer.categories[:c]) + code]
+    return written
+
+
+def table_gradient(layer, arrays, x, delta):
+    """The gradient of each array; delta is d cost / d outputs."""
+    gradient = {name: np.zeros_like(array) for name, array in arrays.items()}
+    written = table_forward(layer, arrays, x)
+    if layer.scaled:
+        gradient["scales"] = (delta * written).sum(axis=0)
+        delta = delta * arrays["scales"]
+    width, wide = layer.number_width, layer.category_width
+    codes_at = layer.n_numbers * width + layer.n_plain
+    for r, row in enumerate(x):
+        for c in range(layer.n_numbers if width > 1 else 0):
+            d = delta[r, c * width + 1 : (c + 1) * width]
+            angle = 2 * np.pi * row[c] * arrays["frequencies"][c] + arrays["phases"][c]
+            back = -np.sin(angle) * (arrays["amplitudes"][c] @ d)
+            gradient["amplitudes"][c] += np.outer(np.cos(angle), d)
+            gradient["offsets"][c] += d
+            gradient["phases"][c] += back
+            gradient["frequencies"][c] += back * 2 * np.pi * row[c]
+        for c in range(len(layer.categories)):
+            code = int(row[layer.n_numbers + layer.n_plain + c])
+            if code >= 0:
+                at = codes_at + c * wide
+                gradient["embeddings"][sum(layer.categories[:c]) + code] += delta[r, at : at + wide]
+    return gradient
+
+
+def blend(layer, arrays, z):
+    """What a layer writes: f(z), or z + a (f(z) - z) where it is parametric."""
+    a = activate(layer.activation_fn.name, z)
+    return z + arrays["blends"] * (a - z) if "blends" in arrays else a
+
+
+def blend_derivative(layer, arrays, z):
+    derivative = ACTIVATIONS[layer.activation_fn.name][1](z)
+    return 1 + arrays["blends"] * (derivative - 1) if "blends" in arrays else derivative
+
+
 # --- The forward path --------------------------------------------------------------------------------------------------
 
 
@@ -108,11 +180,18 @@ def forward(layers, parameters, x, scaling, dropout=None, keys=None):
         elif dropout is None and scaling == "inference":
             factor = factor * (1.0 - layer.p_dropout)
         a = a * factor
+        if is_table(layer):
+            arrays = own(i, parameters)
+            inputs.append(a)
+            zs.append(None)
+            factors.append(factor)
+            a = table_forward(layer, arrays, a) * arrays.get("scales", 1.0)
+            continue
         z = a @ parameters[f"layers.{i}.weights"] + parameters[f"layers.{i}.biases"]
         inputs.append(a)
         zs.append(z)
         factors.append(factor)
-        a = activate(layer.activation_fn.name, z)
+        a = blend(layer, own(i, parameters), z)
     return inputs, zs, factors, a
 
 
@@ -202,7 +281,7 @@ def cost_and_gradient(layers, parameters, x, y, cost, scaling, weights=None, l2=
     w = weights_of_rows(weights, len(a))
     share = w / w.sum()
     mean_cost = (share * row_costs(cost, zs[-1], a, t)).sum()
-    penalty = sum(0.5 * l2 * (parameters[f"layers.{i}.weights"] ** 2).sum() for i in range(len(layers)))
+    penalty = sum(0.5 * l2 * (array**2).sum() for name, array in parameters.items() if name.endswith(".weights"))
 
     gradient = {}
     delta = share[:, None] * output_error(cost, layers[-1].activation_fn.name, zs[-1], a, t)
@@ -211,8 +290,16 @@ def cost_and_gradient(layers, parameters, x, y, cost, scaling, weights=None, l2=
         gradient[f"layers.{i}.weights"] = inputs[i].T @ delta + l2 * w_i
         gradient[f"layers.{i}.biases"] = delta.sum(axis=0)
         if i > 0:
-            derivative = ACTIVATIONS[layers[i - 1].activation_fn.name][1]
-            delta = (delta @ w_i.T) * factors[i] * derivative(zs[i - 1])
+            delta = (delta @ w_i.T) * factors[i]  # d cost / d outputs of the layer before
+            before, arrays = layers[i - 1], own(i - 1, parameters)
+            if is_table(before):
+                for name, array in table_gradient(before, arrays, inputs[i - 1], delta).items():
+                    gradient[f"layers.{i - 1}.{name}"] = array
+                break
+            if "blends" in arrays:
+                z = zs[i - 1]
+                gradient[f"layers.{i - 1}.blends"] = (delta * (activate(before.activation_fn.name, z) - z)).sum(axis=0)
+            delta = delta * blend_derivative(before, arrays, zs[i - 1])
     return mean_cost, penalty, gradient
 
 

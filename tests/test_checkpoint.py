@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import re
@@ -74,6 +75,56 @@ def test_every_activation_and_initializer(tmp_path, activation):
     loaded = fcnet.Network.load(tmp_path / "net")
     assert loaded.model == network.model
     assert loaded.predict(X).tobytes() == network.predict(X).tobytes()
+
+
+TABLE = (
+    fcnet.TableLayer(2, 1, (3,), n_waves=5, frequency=0.5),
+    fcnet.FullyConnectedLayer(17, 6, fcnet.selu, parametric=True),
+    fcnet.SoftmaxLayer(6, 3),
+)
+
+
+TABLE_JSON = {"type": "TableLayer", **dataclasses.asdict(TABLE[0])}
+
+
+def test_tables_and_blends(tmp_path):
+    network, table = small(TABLE), np.column_stack([X[:, :3], Y])
+    fcnet.train(network, (table, Y), epochs=2, verbose=False)
+    network.save(tmp_path)
+    loaded = fcnet.Network.load(tmp_path)
+    assert loaded.model == network.model
+    assert loaded.predict_proba(table).tobytes() == network.predict_proba(table).tobytes()
+    description = json.loads((tmp_path / "model.json").read_text())
+    assert description["version"] == 2
+    assert description["layers"][0] == {
+        "type": "TableLayer",
+        "n_numbers": 2,
+        "n_plain": 1,
+        "categories": [3],
+        "n_waves": 5,
+        "number_width": 4,
+        "category_width": 8,
+        "frequency": 0.5,
+        "scaled": True,
+    }
+    assert description["layers"][1]["parametric"] is True
+
+
+def test_a_network_for_tables_refuses_pairs_and_bad_codes():
+    network, table = small(TABLE), np.column_stack([X[:, :3], Y])
+    message = (
+        "parameters holds one .w, b. a layer, but layer 0 has frequencies, phases, amplitudes, offsets, embeddings"
+    )
+    with pytest.raises(InputError, match=message):
+        _ = network.parameters
+    with pytest.raises(InputError, match=message):
+        network.parameters = []
+    table[4, 3] = 3
+    with pytest.raises(InputError, match="X of the training data: row 4 has 3 in column 3, expected a category's code"):
+        fcnet.train(network, (table, Y), epochs=1, verbose=False)
+    for ask in (network.predict, lambda X: network.cost(X, Y)):
+        with pytest.raises(InputError, match="row 4 has 3 in column 3, expected a category's code"):
+            ask(table)
 
 
 def test_training_goes_on_after_loading(tmp_path):
@@ -363,7 +414,7 @@ def test_the_rewritten_file_loads(rewrite):
 @pytest.mark.parametrize(
     ("description", "message"),
     [
-        ({"version": 2}, "was written by a newer fcnet: its version is 2, this fcnet reads up to 1. Upgrade fcnet."),
+        ({"version": 3}, "was written by a newer fcnet: its version is 3, this fcnet reads up to 2. Upgrade fcnet."),
         ({"version": 0}, "its version is 0, expected a number from 1. The file is damaged."),
         ({"version": "1"}, "its version is '1', expected a number from 1. The file is damaged."),
         ({"format": "other.model"}, "is not a model that fcnet wrote: its format is not 'fcnet.model'."),
@@ -387,6 +438,10 @@ def test_the_rewritten_file_loads(rewrite):
         ({"mini_batch_size": "5" * 100_000}, "its settings cannot be read (mini_batch_size must be a positive integer, got '5"),
         ({"layers": [FIRST | {"n_out": 9}, SECOND]}, "its layers cannot be read (Layer 1 (SoftmaxLayer(8, 3)) reads 8"),
         ({"layers": [FIRST | {"n_in": 10**12}, SECOND]}, "layers.0.weights has shape (4, 8) and type F32, expected (1000000000000, 8) of F32 or F64."),
+        ({"layers": [FIRST | {"type": "TableLayer"}, SECOND]}, "its layers cannot be read ('n_numbers')."),
+        ({"layers": [{**TABLE_JSON, "frequency": 10**400}, SECOND]}, "its layers cannot be read (TableLayer: frequency must lie"),
+        ({"layers": [{**TABLE_JSON, "categories": "9" * 9}, SECOND]}, "its layers cannot be read (TableLayer: categories must"),
+        ({"layers": [FIRST | {"parametric": 1}, SECOND]}, "its layers cannot be read (FullyConnectedLayer: parametric must"),
         ({"layers": [FIRST]}, "holds the arrays layers.0.biases, layers.0.weights, layers.1.biases, layers.1.weights, but its layers need layers.0.biases, layers.0.weights. The file is damaged."),
         ({"mini_batch_size": 0}, "its settings cannot be read (mini_batch_size must be a positive integer, got 0.)."),
         ({"seed": -1}, "its settings cannot be read (seed must lie in"),

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 import reference
 from fcnet import counters
-from fcnet.activations import ELEMENTWISE, exponential, linear, relu, sigmoid, softmax, tanh
+from fcnet.activations import ELEMENTWISE, exponential, linear, mish, relu, selu, sigmoid, softmax, tanh
 from fcnet.costs import (
     COSTS,
     Cost,
@@ -45,7 +45,7 @@ from fcnet.engines.native import engine as native
 from fcnet.engines.native.engine import NativeEngine
 from fcnet.engines.xla import XlaEngine
 from fcnet.initializers import glorot_uniform, zeros
-from fcnet.layers import FullyConnectedLayer, SoftmaxLayer
+from fcnet.layers import FullyConnectedLayer, SoftmaxLayer, TableLayer
 from fcnet.model import Model
 from fcnet.optimizers import SGD, Adam, AdamW, Momentum, Nesterov
 
@@ -151,6 +151,8 @@ def random_part(
         weights[:: max(1, n_rows // 8)] = 1.0
     if density < 1.0:
         X[rng.random(X.shape) >= density] = 0.0
+    if categories := getattr(model.layers[0], "categories", ()):
+        X[:, -len(categories) :] = rng.integers(-1, categories, size=(n_rows, len(categories)))
     return Part(X, y, weights)
 
 
@@ -287,6 +289,41 @@ def test_reference_gradient_by_finite_differences(activation, scaling):
             assert numerical(gradient[name]) < 1e-6
 
 
+TABLES = [
+    TableLayer(4, 3, (5, 2, 12)),
+    TableLayer(3, n_waves=5, number_width=3, frequency=1.0, scaled=False),
+    TableLayer(2, 4, number_width=1),
+    TableLayer(0, 0, (7, 40), category_width=3),
+    TableLayer(1, 0, (3,), n_waves=1, number_width=2, category_width=1),
+]
+
+
+@pytest.mark.parametrize("table", TABLES, ids=repr)
+@pytest.mark.parametrize("activation", [selu, mish, relu], ids=repr)
+def test_reference_gradient_of_tables_and_blends_by_finite_differences(table, activation):
+    layers = (
+        table,
+        FullyConnectedLayer(table.n_out, 6, activation, 0.3, parametric=True),
+        FullyConnectedLayer(6, 5, activation, 0.2, parametric=True),
+        SoftmaxLayer(5, 3, 0.4, weights=glorot_uniform),
+    )
+    case = Case(layers, log_likelihood, SGD(), "training", n_rows=8, weighted=True)
+    part, keys = case.part(), counters.key(5, counters.Purpose.DROPOUT, np.arange(4))
+    rng = np.random.default_rng(1)
+    parameters = {name: array + rng.normal(0.0, 0.3, array.shape) for name, array in case.parameters().items()}
+
+    def total(parameters):
+        dropout = [layer.p_dropout for layer in layers]
+        return reference.cost_and_gradient(
+            layers, parameters, part.X, part.y, "log_likelihood", "training", part.weights, 0.1, dropout, keys
+        )
+
+    gradient = total(parameters)[2]
+    assert gradient.keys() == parameters.keys()
+    for name in parameters:
+        assert directional(lambda p: sum(total(p)[:2]), parameters, name)(gradient[name]) < 1e-6
+
+
 def directional(cost, parameters, name, h=1e-5):
     """A function of a gradient: how far it is from the central difference along a random direction, relatively."""
     direction = np.random.default_rng(len(name)).normal(size=parameters[name].shape)
@@ -324,6 +361,60 @@ def test_zeros_are_no_kink(engine, dtype, cost, last, hidden):
     part = case.part()
     part.X[::2] = 0.0
     assert_agrees(engine, case, dtype, part)
+
+
+def table_case(table: TableLayer, optimizer: Any, activation: Any = selu, **options: Any) -> Case:
+    """A table's network: parametric activations, dropout, inverted as there."""
+    layers = (
+        table,
+        FullyConnectedLayer(table.n_out, 20, activation, 0.1, glorot_uniform, zeros, parametric=True),
+        FullyConnectedLayer(20, 18, activation, 0.3, glorot_uniform, zeros, parametric=True),
+        SoftmaxLayer(18, 3, 0.2, weights=glorot_uniform),
+    )
+    return Case(layers, log_likelihood, optimizer, **{"scaling": "training", **options})
+
+
+@pytest.mark.parametrize("optimizer", [SGD(0.1), AdamW(0.003, beta_2=0.95, weight_decay=0.1)], ids=repr)
+@pytest.mark.parametrize("table", TABLES, ids=repr)
+def test_tables(engine, dtype, table, optimizer):
+    case = table_case(table, optimizer, l2=0.02, n_rows=57, n_steps=60, weighted=True)
+    may_support(engine, case.program(dtype))
+    assert_agrees(engine, case, dtype)
+
+
+@pytest.mark.parametrize("activation", sorted(ELEMENTWISE))
+def test_parametric_activations(engine, dtype, activation):
+    layers = (
+        FullyConnectedLayer(7, 12, ELEMENTWISE[activation], 0.2, parametric=True),
+        FullyConnectedLayer(12, 10, ELEMENTWISE[activation], 0.5, parametric=True),
+        FullyConnectedLayer(10, 2, linear),
+    )
+    case = Case(layers, quadratic, Momentum(0.005), "inference", n_steps=60)
+    may_support(engine, case.program(dtype))
+    assert_agrees(engine, case, dtype)
+
+
+def test_tables_are_evaluated_and_answer(engine, dtype):
+    case = table_case(TABLES[0], SGD(0.1), n_rows=1500)
+    program, part, parameters = case.program(dtype), case.part(), case.parameters()
+    may_support(engine, program)
+    parameters["layers.1.blends"] = np.linspace(-0.5, 1.5, 20).astype(np.float32)
+    run = engine.start(program, initial_state(program, parameters), CPU)
+    data = engine.put(part, program, CPU)
+    (metrics,) = engine.evaluate(run, data)
+    cost, accuracy = reference.evaluate(case.layers, parameters, part.X, part.y, "log_likelihood", "training")
+    assert metrics.cost == pytest.approx(cost, rel=TOLERANCE[dtype])
+    assert metrics.accuracy == pytest.approx(accuracy)
+    expected = reference.outputs(case.layers, parameters, part.X, "training")
+    for n_rows in (1, 3, 700, 1500):
+        assert worst({"": engine.forward(run, part.X[:n_rows])}, {"": expected[:n_rows]}) < TOLERANCE[dtype]
+    cost, gradient = engine.cost_and_gradient(run, data, 0.1)
+    exact = {name: array.astype(np.float64) for name, array in parameters.items()}
+    mean, penalty, expected = reference.cost_and_gradient(
+        case.layers, exact, part.X, part.y, "log_likelihood", "training", l2=0.1
+    )
+    assert cost == pytest.approx(mean + penalty, rel=TOLERANCE[dtype])
+    assert worst(gradient, expected) < TOLERANCE[dtype]
 
 
 FACTORS = {

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.sparse
 
 import reference
 from fcnet import counters
@@ -17,11 +19,14 @@ from fcnet.initializers import article_biases, article_weights, zeros
 from fcnet.layers import (
     FullyConnectedLayer,
     SoftmaxLayer,
+    TableLayer,
+    check_codes,
     check_p_dropout,
     dropout_layer,
     keep_mask,
     without_dropout,
 )
+from fcnet.model import Model
 
 KINDS = [FullyConnectedLayer, SoftmaxLayer]
 
@@ -87,6 +92,83 @@ def test_activation_given_as_a_callable():
 def test_softmax_layer_has_no_other_activation():
     with pytest.raises(TypeError, match="activation_fn"):
         SoftmaxLayer(3, 2, activation_fn=relu)
+
+
+# --- Tables --------------------------------------------------------------------------------------------------------------
+
+
+def test_sizes_of_a_table():
+    table = TableLayer(4, 3, [5, 12], n_waves=16, number_width=4, category_width=8)
+    assert (table.n_in, table.n_out) == (9, 4 * 4 + 3 + 2 * 8)
+    assert table.categories == (5, 12)
+    assert table.starts == (0, 5)
+    assert [(name, shape) for name, shape, _ in table.arrays] == [
+        ("frequencies", (4, 16)),
+        ("phases", (4, 16)),
+        ("amplitudes", (4, 16, 3)),
+        ("offsets", (4, 3)),
+        ("embeddings", (17, 8)),
+        ("scales", (35,)),
+    ]
+    assert TableLayer(2, 1, number_width=1, scaled=False).arrays == ()
+    assert hash(table) == hash(TableLayer(4, 3, (5, 12)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "TableLayer has no columns: give it n_numbers, n_plain or categories."),
+        ({"n_numbers": -1}, "TableLayer: n_numbers must be an integer, 0 or above, got -1."),
+        ({"n_plain": 1.5}, "TableLayer: n_plain must be an integer, 0 or above, got 1.5."),
+        ({"n_numbers": 1, "n_waves": 0}, "TableLayer: n_waves must be a positive integer, got 0."),
+        ({"categories": 3}, "TableLayer: categories must be a tuple of counts, got 3."),
+        ({"categories": (3, 0)}, "TableLayer: a number of categories must be a positive integer, got 0."),
+        ({"categories": (2**24 + 1,)}, "TableLayer: a column has 16777217 categories, expected 16777216 at most."),
+        ({"n_numbers": 1, "frequency": 10**400}, "TableLayer: frequency must lie above 0 and below 1e+06, got 1000"),
+        ({"n_numbers": 1, "scaled": 1}, "TableLayer: scaled must be True or False, got 1."),
+    ],
+)
+def test_bad_tables(arguments, message):
+    with pytest.raises(InputError, match=f"^{re.escape(message)}"):
+        TableLayer(**arguments)
+
+
+def test_how_a_table_begins():
+    """RealMLP's: frequencies N(0, 0.1), phases over a whole turn, the sums as a linear layer of 16 inputs, embeddings N(0, 1)."""
+    arrays = Model((TableLayer(100, 0, (500,)), SoftmaxLayer(408, 2))).initial_parameters(0, "float64")
+    own = {name.removeprefix("layers.0."): array for name, array in arrays.items()}
+    assert own["frequencies"].std() == pytest.approx(0.1, rel=0.1)
+    assert np.abs(own["phases"]).max() == pytest.approx(np.pi, rel=0.01)
+    assert np.abs(own["amplitudes"]).max() == pytest.approx(0.25, rel=0.01)
+    assert np.abs(own["offsets"]).max() == pytest.approx(0.25, rel=0.02)
+    assert own["embeddings"].std() == pytest.approx(1.0, rel=0.1)
+    assert (own["scales"] == 1.0).all()
+
+
+@pytest.mark.parametrize("code", [-2, 0.5, 3, float("nan")])
+def test_codes_that_have_no_embedding(code):
+    table, X = TableLayer(1, 1, (7, 3)), np.zeros((5, 4), np.float32)
+    X[:, 2:] = -1, 2
+    check_codes(table, X, "X")
+    check_codes(table, scipy.sparse.csr_array(X), "X")
+    X[3, 3] = code
+    for rows in (X, scipy.sparse.csr_array(X)):
+        with pytest.raises(
+            InputError, match=r"^X: row 3 has .* in column 3, expected a category's code, .* from 0 to 2, or -1"
+        ):
+            check_codes(table, rows, "X")
+
+
+def test_blends():
+    assert FullyConnectedLayer(3, 2, relu, parametric=True).arrays[2][:2] == ("blends", (2,))
+    with pytest.raises(InputError, match=r"^FullyConnectedLayer: parametric must be True or False, got 'yes'\.$"):
+        FullyConnectedLayer(3, 2, relu, parametric="yes")
+    with pytest.raises(InputError, match=r"^Layer 0 is the last one, whose activation the cost reads\. Set parametric"):
+        Model((FullyConnectedLayer(3, 2, relu, parametric=True),))
+    with pytest.raises(InputError, match=r"^Layer 1 is a TableLayer, which reads a table's rows\. Make it the first"):
+        Model((FullyConnectedLayer(3, 2), TableLayer(2), SoftmaxLayer(8, 2)))
+    with pytest.raises(InputError, match=r"^A TableLayer needs a layer after it, such as a SoftmaxLayer\.$"):
+        Model((TableLayer(2),))
 
 
 # --- Dropout -----------------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ _HOMES = {
     "fcnet.estimators.multilayer": "MLPClassifier MLPRegressor",
     "fcnet.errors": "FcnetError InputError FileError DeviceError OutOfMemoryError DownloadError DivergenceError TrainingWarning",
     "fcnet.history": "EpochRecord History Observer",
-    "fcnet.layers": "FullyConnectedLayer SoftmaxLayer dropout_layer",
+    "fcnet.layers": "FullyConnectedLayer SoftmaxLayer TableLayer dropout_layer",
     "fcnet.network": "Network",
     "fcnet.optimizers": ("SGD Momentum Nesterov Adam AdamW Constant Cosine Step Exponential WarmUp"),
     "fcnet.tabular.estimators": "TabularClassifier TabularRegressor",

@@ -45,6 +45,7 @@ from fcnet.history import History as History
 from fcnet.history import Observer as Observer
 from fcnet.layers import FullyConnectedLayer as FullyConnectedLayer
 from fcnet.layers import SoftmaxLayer as SoftmaxLayer
+from fcnet.layers import TableLayer as TableLayer
 from fcnet.layers import dropout_layer as dropout_layer
 from fcnet.network import Network as Network
 from fcnet.optimizers import SGD as SGD

@@ -28,7 +28,7 @@ from fcnet.engines.contract import TrainState
 from fcnet.errors import FcnetError, FileError, InputError
 from fcnet.history import Ending, EpochRecord, History
 from fcnet.initializers import INITIALIZERS
-from fcnet.layers import FullyConnectedLayer, Layer, SoftmaxLayer
+from fcnet.layers import FullyConnectedLayer, Layer, SoftmaxLayer, TableLayer
 from fcnet.model import Model
 
 FORMAT = "fcnet.model"
@@ -36,8 +36,10 @@ _DESCRIPTION_LIMIT = 1 << 22
 """How many characters a description may have: a layer's has less than 200, and as objects they take 30 times the memory."""
 PARTIAL = ".partial"
 """How the name of a file ends that is still being written."""
-VERSION = 1
-"""Raised when an older fcnet could not read what this one writes."""
+VERSION = 2
+"""Raised when an older fcnet could not read what this one writes; files are written with the lowest version that can."""
+PLAIN = 1
+"""The version of files without a ``TableLayer`` and without parametric activations."""
 MODEL_NAME = "model"
 """The name of the model's files in a folder."""
 
@@ -75,10 +77,12 @@ def save_model(path: str | Path, saved: SavedModel) -> Path:
     from safetensors.numpy import save
 
     file = model_path(path)
+    layers = [_describe_layer(index, layer) for index, layer in enumerate(saved.model.layers)]
+    plain = all(layer["type"] != TableLayer.__name__ and "parametric" not in layer for layer in layers)
     description = {
         "format": FORMAT,
-        "version": VERSION,
-        "layers": [_describe_layer(index, layer) for index, layer in enumerate(saved.model.layers)],
+        "version": PLAIN if plain else VERSION,
+        "layers": layers,
         "dropout_scaling": saved.model.dropout_scaling,
         **saved.settings,
     }
@@ -159,6 +163,9 @@ _ACTIVATIONS = {**NAMED, softmax.name: softmax}
 
 
 def _describe_layer(index: int, layer: Layer) -> dict[str, Any]:
+    if isinstance(layer, TableLayer):
+        sizes = dataclasses.asdict(layer)
+        return {"type": TableLayer.__name__, **sizes, "categories": list(layer.categories)}
     activation = layer.activation_fn
     if _ACTIVATIONS.get(activation.name) != activation:
         raise InputError(
@@ -180,6 +187,7 @@ def _describe_layer(index: int, layer: Layer) -> dict[str, Any]:
         "p_dropout": layer.p_dropout,
         "weights": layer.weights.name,
         "biases": layer.biases.name,
+        **({"parametric": True} if getattr(layer, "parametric", False) else {}),
     }
 
 
@@ -217,17 +225,24 @@ def _model(file: Path, description: dict[str, Any]) -> Model:
 
 
 def _layer(description: dict[str, Any]) -> Layer:
+    if description["type"] == TableLayer.__name__:
+        return TableLayer(**{one.name: description[one.name] for one in dataclasses.fields(TableLayer)})
     kind: Callable[..., Layer] = {"FullyConnectedLayer": FullyConnectedLayer, "SoftmaxLayer": SoftmaxLayer}[
         description["type"]
     ]
-    activation = {} if kind is SoftmaxLayer else {"activation_fn": _ACTIVATIONS[description["activation"]]}
+    options = {}
+    if kind is FullyConnectedLayer:
+        options = {
+            "activation_fn": _ACTIVATIONS[description["activation"]],
+            "parametric": description.get("parametric", False),
+        }
     return kind(
         n_in=description["n_in"],
         n_out=description["n_out"],
         p_dropout=description["p_dropout"],
         weights=INITIALIZERS[description["weights"]],
         biases=INITIALIZERS[description["biases"]],
-        **activation,
+        **options,
     )
 
 
@@ -324,7 +339,7 @@ def checkpoint_bytes(checkpoint: Checkpoint) -> bytes:
     }
     description = {
         "format": CHECKPOINT_FORMAT,
-        "version": VERSION,
+        "version": PLAIN,
         "step": state.step,
         "so_far": dataclasses.asdict(checkpoint.so_far),
         "history": dataclasses.asdict(checkpoint.history),

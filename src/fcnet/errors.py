@@ -66,12 +66,13 @@ def unknown_name(kind: str, name: object, choices: Iterable[str]) -> InputError:
     return InputError(f"Unknown {kind} {name!r}.{suggestion} Expected one of: {', '.join(choices)}.")
 
 
-def check_count(name: str, number: object) -> int:
-    """A positive integer; anything else is refused by name."""
+def check_count(name: str, number: object, least: int = 1) -> int:
+    """A positive integer, or one from ``least`` on; anything else is refused by name."""
+    expected = "a positive integer" if least == 1 else f"an integer, {least} or above"
     try:
         count = operator.index(number)  # type: ignore[arg-type]
     except TypeError:
-        raise InputError(f"{name} must be a positive integer, got {number!r}.") from None
-    if count < 1:
-        raise InputError(f"{name} must be a positive integer, got {count}.")
+        raise InputError(f"{name} must be {expected}, got {number!r}.") from None
+    if count < least:
+        raise InputError(f"{name} must be {expected}, got {count}.")
     return count

@@ -45,6 +45,18 @@ article_biases = Initializer("article_biases", lambda key, shape, n_in, n_out: c
 """N(0, 1), as in the article and the book's network3."""
 
 zeros = Initializer("zeros", lambda key, shape, n_in, n_out: np.zeros(shape))
+ones = Initializer("ones", lambda key, shape, n_in, n_out: np.ones(shape))
+
+
+def normal(deviation: float) -> Initializer:
+    """N(0, deviation), whatever the layer's size."""
+    return Initializer("normal", lambda key, shape, n_in, n_out: deviation * counters.normal(key, shape))
+
+
+def uniform(bound: float) -> Initializer:
+    """U(-bound, bound), whatever the layer's size."""
+    return Initializer("uniform", lambda key, shape, n_in, n_out: bound * (2.0 * counters.uniform(key, shape) - 1.0))
+
 
 glorot_uniform = Initializer(
     "glorot_uniform",

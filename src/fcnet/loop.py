@@ -26,8 +26,8 @@ from fcnet.errors import DivergenceError, InputError, TrainingWarning
 from fcnet.history import Ending, EpochRecord, History, Observer, Occasion, RunInfo
 from fcnet.interrupts import Interrupts
 from fcnet.judges import Judge, Moment
-from fcnet.layers import without_dropout
-from fcnet.model import Model, biases_name, weights_name
+from fcnet.layers import check_codes, without_dropout
+from fcnet.model import Model, arrays_of
 from fcnet.steps import Steps, cut, step_weights
 
 CHUNK_SECONDS = 0.5
@@ -64,6 +64,7 @@ class Parts:
             if part is not None:
                 check_range(part.X, dtype, f"X of the {name} data")
                 check_range(part.y, dtype, f"y of the {name} data")
+                check_codes(model.layers[0], part.X, f"X of the {name} data")
         return parts
 
 
@@ -283,9 +284,8 @@ def first_layer_not_finite(
     read = without_dropout(program.model.dropout_scaling)
     with np.errstate(all="ignore"):
         for index, layer in enumerate(program.model.layers):
-            w, b = parameters[weights_name(index)], parameters[biases_name(index)]
-            z = read(index, layer, a) @ w + b
-            if not all(np.isfinite(array).all() for array in (w, b, z)):
+            own = arrays_of(index, layer, parameters).values()
+            z, a = program.model.through(index, parameters, read(index, layer, a))
+            if not all(np.isfinite(array).all() for array in (*own, z)):
                 return index
-            a = np.asarray(layer.activation_fn(z))
     return index

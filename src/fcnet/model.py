@@ -1,7 +1,7 @@
 """A model: layers that fit each other, and the names and shapes of their parameters. Pure; no device.
 
 Parameters are named arrays, ``{"layers.0.weights": (n_in, n_out), "layers.0.biases": (n_out,), ...}``: the one layout
-for engines, files and people.
+for engines, files and people. After the layer's number stands the array's own name, see ``arrays`` of each kind of layer.
 """
 
 from __future__ import annotations
@@ -15,24 +15,34 @@ from numpy.typing import NDArray
 
 from fcnet import counters
 from fcnet.errors import InputError
-from fcnet.layers import Dropout, DropoutScaling, FullyConnectedLayer, Layer, SoftmaxLayer, without_dropout
+from fcnet.layers import Dropout, DropoutScaling, Layer, TableLayer, table_outputs, without_dropout
 
 Array = Any
 """A NumPy or JAX array."""
 
 
+def array_name(index: int, name: str) -> str:
+    """The name among all parameters of a layer's array."""
+    return f"layers.{index}.{name}"
+
+
 def weights_name(index: int) -> str:
     """The name of a layer's weights."""
-    return f"layers.{index}.weights"
+    return array_name(index, "weights")
 
 
 def biases_name(index: int) -> str:
     """The name of a layer's biases."""
-    return f"layers.{index}.biases"
+    return array_name(index, "biases")
+
+
+def arrays_of(index: int, layer: Layer, parameters: Mapping[str, Array]) -> dict[str, Array]:
+    """A layer's arrays by its own names."""
+    return {name: parameters[array_name(index, name)] for name, _, _ in layer.arrays}
 
 
 def is_weights(name: str) -> bool:
-    """Whether a parameter is a weight matrix: those are regularised, biases are not."""
+    """Whether a parameter is a weight matrix: those are regularised, biases and other arrays are not."""
     return name.endswith(".weights")
 
 
@@ -41,7 +51,8 @@ class Model:
     """A checked list of layers.
 
     Args:
-        layers: at least one layer; each reads as many numbers as the one before writes.
+        layers: at least one layer; each reads as many numbers as the one before writes. A ``TableLayer`` is the first, and not
+            the only one.
         dropout_scaling: where dropout's factor (1 - p) is applied, see ``fcnet.layers``.
 
     Raises:
@@ -55,8 +66,16 @@ class Model:
         if not self.layers:
             raise InputError("A network needs at least one layer, got an empty list.")
         for index, layer in enumerate(self.layers):
-            if not isinstance(layer, FullyConnectedLayer | SoftmaxLayer):
+            if not isinstance(layer, Layer):
                 raise InputError(f"Layer {index} must be a FullyConnectedLayer or a SoftmaxLayer, got {layer!r}.")
+            if isinstance(layer, TableLayer) and index:
+                raise InputError(f"Layer {index} is a TableLayer, which reads a table's rows. Make it the first layer.")
+        if isinstance(self.layers[-1], TableLayer):
+            raise InputError("A TableLayer needs a layer after it, such as a SoftmaxLayer.")
+        if getattr(self.layers[-1], "parametric", False):
+            raise InputError(
+                f"Layer {len(self.layers) - 1} is the last one, whose activation the cost reads. Set parametric=False."
+            )
         for index, (before, layer) in enumerate(zip(self.layers, self.layers[1:], strict=False), start=1):
             if layer.n_in != before.n_out:
                 raise InputError(
@@ -78,19 +97,30 @@ class Model:
     def shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         """The name and shape of every parameter, layer by layer, weights first."""
         for index, layer in enumerate(self.layers):
-            yield weights_name(index), (layer.n_in, layer.n_out)
-            yield biases_name(index), (layer.n_out,)
+            for name, shape, _ in layer.arrays:
+                yield array_name(index, name), shape
 
     def initial_parameters(self, seed: int, dtype: str = "float32") -> dict[str, NDArray[Any]]:
         """The parameters every engine starts from: a pure function of the seed."""
         parameters = {}
         for index, layer in enumerate(self.layers):
-            draws = ((weights_name(index), layer.weights), (biases_name(index), layer.biases))
-            shapes = ((layer.n_in, layer.n_out), (layer.n_out,))
-            for place, ((name, initializer), shape) in enumerate(zip(draws, shapes, strict=True)):
+            for place, (name, shape, initializer) in enumerate(layer.arrays):
                 key = counters.key(seed, counters.Purpose.PARAMETERS, layer=index, step=place)
-                parameters[name] = initializer(key, shape, layer.n_in, layer.n_out).astype(dtype)
+                numbers = initializer(key, shape, layer.n_in, layer.n_out)
+                parameters[array_name(index, name)] = numbers.astype(dtype)
         return parameters
+
+    def through(self, index: int, parameters: Mapping[str, Array], inputs: Array) -> tuple[Array, Array]:
+        """One layer's weighted inputs z and outputs f(z), each ``(n_rows, n_out)``, for what it reads ``(n_rows, n_in)``."""
+        layer = self.layers[index]
+        if isinstance(layer, TableLayer):
+            outputs = table_outputs(layer, arrays_of(index, layer, parameters), inputs)
+            return outputs, outputs
+        z = inputs @ parameters[weights_name(index)] + parameters[biases_name(index)]
+        outputs = layer.activation_fn(z)
+        if getattr(layer, "parametric", False):
+            outputs = z + parameters[array_name(index, "blends")] * (outputs - z)
+        return z, outputs
 
     def forward(self, parameters: dict[str, Array], x: Array, dropout: Dropout | None = None) -> tuple[Array, Array]:
         """The last layer's weighted inputs z and outputs f(z) for a batch.
@@ -106,9 +136,7 @@ class Model:
         read = dropout or without_dropout(self.dropout_scaling)
         outputs = x
         for index, layer in enumerate(self.layers):
-            inputs = read(index, layer, outputs)
-            z = inputs @ parameters[weights_name(index)] + parameters[biases_name(index)]
-            outputs = layer.activation_fn(z)
+            z, outputs = self.through(index, parameters, read(index, layer, outputs))
         return z, outputs
 
     def check_parameters(self, parameters: Mapping[str, NDArray[Any]]) -> None:
@@ -125,7 +153,7 @@ class Model:
 
 def model_of(layers: Sequence[Layer], dropout_scaling: DropoutScaling = "inference") -> Model:
     """A model from a sequence of layers; anything that is not a sequence is refused."""
-    if isinstance(layers, FullyConnectedLayer | SoftmaxLayer) or not isinstance(layers, Sequence):
+    if isinstance(layers, Layer) or not isinstance(layers, Sequence):
         raise InputError(f"layers must be a list of layers, got {layers!r}. Write [layer, ...].")
     return Model(tuple(layers), dropout_scaling)
 
@@ -144,6 +172,8 @@ def rescale_for(model: Model, scaling: DropoutScaling, parameters: Mapping[str, 
         return parameters
     rescaled = dict(parameters)
     for index, layer in enumerate(model.layers):
+        if isinstance(layer, TableLayer):
+            continue
         keep = np.asarray(1.0 - layer.p_dropout, parameters[weights_name(index)].dtype)
         name = weights_name(index)
         rescaled[name] = parameters[name] * keep if scaling == "training" else parameters[name] / keep

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -20,7 +21,7 @@ from fcnet.engines.choose import choose
 from fcnet.engines.contract import Dtype, Engine, Metrics, Placement, Program, initial_state
 from fcnet.errors import FileError, InputError, check_count
 from fcnet.history import EpochRecord, History, Observer, RunInfo
-from fcnet.layers import Layer
+from fcnet.layers import Layer, check_codes
 from fcnet.model import Model, biases_name, model_of, weights_name
 from fcnet.optimizers import SGD, SGD_RULE
 from fcnet.progress import print_choice
@@ -84,11 +85,16 @@ class Network:
 
     @property
     def parameters(self) -> list[tuple[NDArray[Any], NDArray[Any]]]:
-        """(w, b) of each layer, ``(n_in, n_out)`` and ``(n_out,)``, not to be written to; the list can be set, and is checked."""
+        """(w, b) of each layer, ``(n_in, n_out)`` and ``(n_out,)``, not to be written to; the list can be set, and is checked.
+
+        Networks whose layers have other arrays too, such as a ``TableLayer``'s, have ``arrays`` alone.
+        """
+        self._check_pairs()
         return [(self.arrays[weights_name(i)], self.arrays[biases_name(i)]) for i in range(len(self.model.layers))]
 
     @parameters.setter
     def parameters(self, parameters: Sequence[tuple[ArrayLike, ArrayLike]]) -> None:
+        self._check_pairs()
         if len(parameters) != len(self.model.layers):
             raise InputError(
                 f"parameters must be one (w, b) a layer: expected {len(self.model.layers)}, got {len(parameters)}."
@@ -105,6 +111,14 @@ class Network:
                 if not np.isfinite(arrays[name]).all():
                     raise InputError(f"{name} contains NaN or infinity.")
         self.arrays = arrays
+
+    def _check_pairs(self) -> None:
+        for index, layer in enumerate(self.layers):
+            if (names := [name for name, _, _ in layer.arrays]) != ["weights", "biases"]:
+                raise InputError(
+                    f"parameters holds one (w, b) a layer, but layer {index} has {', '.join(names) or 'no arrays'}. Use "
+                    "network.arrays, which holds every array by name."
+                )
 
     def __repr__(self) -> str:
         layers = ", ".join(f"{type(layer).__name__}({layer.n_in}, {layer.n_out})" for layer in self.model.layers)
@@ -233,6 +247,7 @@ class Network:
         rows = as_rows(X, self.model.n_in)
         if rows.dtype != _FLOAT32:  # a look that costs less than the check, for the one who asks row by row
             check_range(rows, self._dtype, "X")
+        check_codes(self.layers[0], rows, "X")
         if (engine, device) not in self._started:
             chosen, run, _, _ = self._start(None, engine, device)
             self._started[engine, device] = chosen, run
@@ -242,6 +257,7 @@ class Network:
     def _metrics(self, X: Any, y: Any, cost: Cost | None, engine: str, device: str) -> Metrics:
         part = as_part((X, y), self.model.n_in, self.model.n_out, "data")
         check_range(part.X, self._dtype, "X of the data")
+        check_codes(self.layers[0], part.X, "X of the data")
         chosen, run, program, placement = self._start(cost, engine, device)
         return chosen.evaluate(run, chosen.put(part, program, placement))[0]
 
@@ -258,7 +274,7 @@ class Network:
                 f"{layer.n_out:,}",
                 layer.activation_fn.name,
                 f"{layer.p_dropout:g}",
-                f"{(layer.n_in + 1) * layer.n_out:,}",
+                f"{sum(math.prod(shape) for _, shape, _ in layer.arrays):,}",
             )
             for index, layer in enumerate(self.model.layers)
         ]

@@ -25,7 +25,7 @@ from fcnet import counters
 from fcnet.activations import Activation, softmax
 from fcnet.data.arrays import Part, Rows, TargetKind, is_sparse
 from fcnet.engines.contract import Metrics, Placement, Plan, Program, Report, TrainState, accuracy_rule
-from fcnet.layers import Dropout, Layer, keep_mask
+from fcnet.layers import Dropout, FullyConnectedLayer, Layer, keep_mask
 from fcnet.model import Model, is_weights
 
 Parameters = dict[str, jax.Array]
@@ -296,10 +296,12 @@ def _differentiable(model: Model) -> Model:
         function.defjvps(lambda tangent, a, z: derivative(z) * tangent)
         return Activation(activation.name, function)
 
-    layers = []
-    for layer in model.layers:
-        own = wrap(layer.activation_fn)
-        layers.append(layer if own is layer.activation_fn else dataclasses.replace(layer, activation_fn=own))
+    layers = [
+        dataclasses.replace(layer, activation_fn=wrap(layer.activation_fn))
+        if isinstance(layer, FullyConnectedLayer)
+        else layer
+        for layer in model.layers
+    ]
     return dataclasses.replace(model, layers=tuple(layers))
 
 

@@ -28,7 +28,7 @@ from fcnet.engines.native.elementary import ACTIVATIONS
 from fcnet.engines.native.layout import IN_PAD, N_IN, N_OUT, OUT_PAD, ROOM, Layout, Tables, Work, zeros
 from fcnet.engines.native.rows import NativeData, as_kernels_read, density, for_threads, read_rows
 from fcnet.engines.native.updates import GRADIENT, RULES, TILE_NUMBERS
-from fcnet.layers import FullyConnectedLayer, SoftmaxLayer
+from fcnet.layers import FullyConnectedLayer, SoftmaxLayer, TableLayer
 from fcnet.model import Model, weights_name
 
 BLOCK = 256
@@ -76,12 +76,16 @@ class NativeEngine:
         """None where the engine can do this; else the reason why not."""
         if placement.device != "cpu":
             return "it runs on CPUs only."
+        if isinstance(program.model.layers[0], TableLayer):
+            return "layer 0 is a TableLayer, which only the engine xla reads yet."
         for index, layer in enumerate(program.model.layers):
             if layer.activation_fn not in ACTIVATIONS:
                 return (
                     f"the activation {layer.activation_fn.name} of layer {index} is not one of fcnet's own; "
                     "the engine xla takes any function."
                 )
+            if getattr(layer, "parametric", False):
+                return f"the activation of layer {index} is parametric, which only the engine xla can train yet."
         if program.cost.function not in CODES:
             return f"the cost {program.cost.name} is not one of fcnet's own; the engine xla takes any function."
         if program.rule not in RULES:
