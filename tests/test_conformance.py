@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -40,7 +41,8 @@ from fcnet.costs import (
     quantile,
 )
 from fcnet.data.arrays import Part
-from fcnet.engines.contract import Placement, Plan, Program, Report, TrainState, initial_state
+from fcnet.engines import xla
+from fcnet.engines.contract import PRECISIONS, Placement, Plan, Program, Report, TrainState, initial_state
 from fcnet.engines.native import engine as native
 from fcnet.engines.native.engine import NativeEngine
 from fcnet.engines.xla import XlaEngine
@@ -695,6 +697,83 @@ def test_number_of_threads_changes_no_byte(monkeypatch, dtype, way, optimizer):
     assert worst(states[0].parameters, parameters) < TOLERANCE[dtype]
     for state in states[1:]:
         assert_same_bytes(state, states[0])
+
+
+# --- Precision ---------------------------------------------------------------------------------------------------------
+
+PRECISION_TOLERANCE = {"float32": 1e-4, "tf32": 1e-4, "bf16": 5e-3}
+"""Of parameters and costs after 10 steps, on a CPU, where tf32 changes nothing; bfloat16 rounds by up to 1/256, and soon kinks flip."""
+
+
+def train_in(engine: Any, case: Case, precision: str) -> tuple[TrainState, Report]:
+    program = dataclasses.replace(case.program("float32"), precision=precision)
+    may_support(engine, program)
+    run = engine.start(program, initial_state(program, case.parameters()), CPU)
+    report = engine.advance(run, engine.put(case.part(), program, CPU), case.plan())
+    return engine.snapshot(run), report
+
+
+@pytest.mark.parametrize("optimizer", [SGD(0.2), Momentum(0.02)], ids=repr)
+@pytest.mark.parametrize("hidden", [sigmoid, relu], ids=repr)
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_precision(engine, precision, hidden, optimizer):
+    layers = (
+        FullyConnectedLayer(20, 15, hidden, 0.2),
+        FullyConnectedLayer(15, 12, hidden),
+        SoftmaxLayer(12, 5, 0.5, weights=glorot_uniform),
+    )
+    case = Case(layers, log_likelihood, optimizer, "training", l2=0.01, n_steps=10, density=0.5)
+    state, report = train_in(engine, case, precision)
+    parameters, _, costs = case.expected()
+    assert all(array.dtype == np.float32 for array in state.parameters.values())
+    assert worst(state.parameters, parameters) < PRECISION_TOLERANCE[precision]
+    assert worst({"costs": report.costs}, {"costs": costs}) < PRECISION_TOLERANCE[precision]
+
+
+def test_permission_to_round_changes_nothing_on_a_cpu(engine):
+    """tf32, the default, and float32 are the same bytes there; bf16 is another result on any device."""
+    case = article(0.5, n_steps=20)
+    (plain, _), (allowed, _) = (train_in(engine, case, precision) for precision in ("float32", "tf32"))
+    assert_same_bytes(allowed, plain)
+    rounded, _ = train_in(engine, case, "bf16")
+    assert worst(rounded.parameters, plain.parameters) > 1e-5
+
+
+def test_small_updates_are_not_lost_in_bf16(engine):
+    """A weight of 1 that learns 1e-4 a step would stay where it is, were it kept in bfloat16."""
+    layers = (FullyConnectedLayer(1, 1, linear, weights=lambda key, shape, *_: np.ones(shape), biases=zeros),)
+    case = Case(layers, quadratic, SGD(1e-4), n_rows=10, n_steps=200)
+    program = dataclasses.replace(case.program("float32"), precision="bf16")
+    may_support(engine, program)
+    part = Part(np.ones((10, 1), np.float32), np.zeros((10, 1), np.float32))
+    run = engine.start(program, initial_state(program, case.parameters()), CPU)
+    engine.advance(run, engine.put(part, program, CPU), case.plan())
+    parameters, _, _ = case.expected(part)
+    assert worst(engine.snapshot(run).parameters, parameters) < 1e-2
+    assert 1 - engine.snapshot(run).parameters["layers.0.weights"].item() > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("precision", "asked"), [("float32", "Precision.HIGHEST"), ("tf32", "Precision.HIGH,"), ("bf16", "bf16[")]
+)
+def test_every_product_says_its_precision(precision, asked):
+    """Forward and backward: whatever JAX's own default on a device is, or what someone has set."""
+    model = Model((FullyConnectedLayer(7, 6, tanh), FullyConnectedLayer(6, 5, relu), SoftmaxLayer(5, 3)))
+    program = Program(model, log_likelihood, SGD().rule, precision=precision)
+    x, y, weights = jnp.ones((4, 7)), jnp.zeros(4, jnp.int32), jnp.ones(4)
+
+    def cost(parameters):
+        return xla._mean_cost(program, parameters, x, y, weights, None)
+
+    with jax.default_matmul_precision("bfloat16"):
+        text = str(jax.make_jaxpr(jax.grad(cost))(model.initial_parameters(0)))
+    products = re.findall(r"(\w+):\w+\[[\d,]+\] = dot_general\[(.*?)\] (\w+) (\w+)", text, re.DOTALL)
+    assert len(products) in (3 + 2 + 3, 3 + 3 + 3)  # the inputs' own gradient, where it is there, is used by nobody
+    for _, parameters, *operands in products:
+        if precision == "bf16":
+            assert all(re.search(rf"\b{operand}:bf16\[", text) for operand in operands)
+        else:
+            assert asked in f"{parameters},".replace(")", ",")
 
 
 # --- Gradients ---------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ for engines, files and people. After the layer's number stands the array's own n
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,8 @@ from fcnet.layers import Dropout, DropoutScaling, Layer, TableLayer, table_outpu
 
 Array = Any
 """A NumPy or JAX array."""
+Multiply = Callable[[int, Array, Array], Array]
+"""(index of the layer, its input, its weights) -> their product."""
 
 
 def array_name(index: int, name: str) -> str:
@@ -110,25 +112,35 @@ class Model:
                 parameters[array_name(index, name)] = numbers.astype(dtype)
         return parameters
 
-    def through(self, index: int, parameters: Mapping[str, Array], inputs: Array) -> tuple[Array, Array]:
+    def through(
+        self, index: int, parameters: Mapping[str, Array], inputs: Array, multiply: Multiply | None = None
+    ) -> tuple[Array, Array]:
         """One layer's weighted inputs z and outputs f(z), each ``(n_rows, n_out)``, for what it reads ``(n_rows, n_in)``."""
         layer = self.layers[index]
         if isinstance(layer, TableLayer):
             outputs = table_outputs(layer, arrays_of(index, layer, parameters), inputs)
             return outputs, outputs
-        z = inputs @ parameters[weights_name(index)] + parameters[biases_name(index)]
+        weights = parameters[weights_name(index)]
+        z = (multiply(index, inputs, weights) if multiply else inputs @ weights) + parameters[biases_name(index)]
         outputs = layer.activation_fn(z)
         if getattr(layer, "parametric", False):
             outputs = z + parameters[array_name(index, "blends")] * (outputs - z)
         return z, outputs
 
-    def forward(self, parameters: dict[str, Array], x: Array, dropout: Dropout | None = None) -> tuple[Array, Array]:
+    def forward(
+        self,
+        parameters: dict[str, Array],
+        x: Array,
+        dropout: Dropout | None = None,
+        multiply: Multiply | None = None,
+    ) -> tuple[Array, Array]:
         """The last layer's weighted inputs z and outputs f(z) for a batch.
 
         Args:
             parameters: the named arrays.
             x: ``(n_rows, n_in)``.
             dropout: how each layer reads its input; None for the path without dropout.
+            multiply: the product of each layer's input and its weights; None for ``input @ weights``.
 
         Returns:
             z and f(z), each ``(n_rows, n_out)``.
@@ -136,7 +148,7 @@ class Model:
         read = dropout or without_dropout(self.dropout_scaling)
         outputs = x
         for index, layer in enumerate(self.layers):
-            z, outputs = self.through(index, parameters, read(index, layer, outputs))
+            z, outputs = self.through(index, parameters, read(index, layer, outputs), multiply)
         return z, outputs
 
     def check_parameters(self, parameters: Mapping[str, NDArray[Any]]) -> None:

@@ -18,7 +18,7 @@ from fcnet.costs import Cost, default_cost
 from fcnet.data.arrays import as_part, as_rows, check_range
 from fcnet.data.files import shown
 from fcnet.engines.choose import choose
-from fcnet.engines.contract import Dtype, Engine, Metrics, Placement, Program, initial_state
+from fcnet.engines.contract import Dtype, Engine, Metrics, Placement, Precision, Program, initial_state
 from fcnet.errors import FileError, InputError, check_count
 from fcnet.history import EpochRecord, History, Observer, RunInfo
 from fcnet.layers import Layer, check_codes
@@ -139,6 +139,7 @@ class Network:
         cost: Cost | None = None,
         engine: str = "auto",
         device: str = "auto",
+        precision: Precision = "tf32",
         time_budget: float | None = None,
     ) -> History:
         """Train by mini-batch stochastic gradient descent, exactly as the article does, and print its lines.
@@ -156,7 +157,7 @@ class Network:
             eta: learning rate.
             lmbda: strength of the L2 penalty.
             cost: by default what pairs with the last layer, see ``fcnet.train``.
-            engine, device, time_budget: see ``fcnet.train``.
+            engine, device, precision, time_budget: see ``fcnet.train``.
 
         Returns:
             The history.
@@ -185,6 +186,7 @@ class Network:
             seed=self.seed,
             engine=engine,
             device=device,
+            precision=precision,
             callbacks=[_ArticleLines()],
             time_budget=time_budget,
             verbose=False,

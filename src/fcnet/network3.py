@@ -23,6 +23,7 @@ from fcnet.costs import Cost
 from fcnet.data.book import read_book_pickle
 from fcnet.data.files import what_is_at
 from fcnet.data.idx import read_idx_folder
+from fcnet.engines.contract import Precision
 from fcnet.errors import InputError
 from fcnet.history import History
 
@@ -234,6 +235,7 @@ class Network(_network.Network):
         cost: Cost | None = None,
         engine: str = "auto",
         device: str = "auto",
+        precision: Precision = "tf32",
         time_budget: float | None = None,
     ) -> History:
         """Train as the book does; see ``fcnet.Network.SGD``. With device "auto" the flag ``GPU`` decides."""
@@ -249,6 +251,7 @@ class Network(_network.Network):
             cost=cost,
             engine=engine,
             device="cpu" if device == "auto" and not GPU else device,
+            precision=precision,
             time_budget=time_budget,
         )
         seen = validation_data if test_data is None else test_data

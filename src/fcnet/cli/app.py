@@ -163,6 +163,9 @@ def train(
         typer.Option(help="At most so many; one a core by default.", rich_help_panel="Machine", show_default=False),
     ] = None,
     dtype: Annotated[str, typer.Option(help="float32 or float64.", rich_help_panel="Machine")] = "float32",
+    precision: Annotated[
+        str, typer.Option(help="Of products on a GPU: float32, tf32 or bf16.", rich_help_panel="Machine")
+    ] = "tf32",
     target: Annotated[
         str | None, typer.Option(help="The column to predict.", rich_help_panel="Tables", show_default=False)
     ] = None,
@@ -199,6 +202,7 @@ def train(
             "--l2": l2 != 0.0,
             "--early-stopping": early_stopping is not None,
             "--dtype": dtype != "float32",
+            "--precision": precision != "tf32",
         }
         _refuse(of_networks, f"is not for a table such as {data}: --preset decides it.")
         interrupted = tables.train(
@@ -254,6 +258,7 @@ def train(
         "device": device,
         "threads": threads,
         "dtype": dtype,
+        "precision": precision,
     }
     data_set = load_data(data)  # split alike whatever the seed, so that evaluate and predict see the same test rows
     if dropout is None:
@@ -281,6 +286,7 @@ def train(
                     device=device,
                     n_threads=threads,
                     dtype=dtype,  # type: ignore[arg-type]  # checked by train
+                    precision=precision,  # type: ignore[arg-type]  # checked by train
                     time_budget=budget,
                     early_stopping=early_stopping,
                     on_nan=on_nan,  # type: ignore[arg-type]  # checked by train

@@ -17,10 +17,13 @@ from numpy.typing import NDArray
 from fcnet.activations import sigmoid, softmax
 from fcnet.costs import Cost, cross_entropy
 from fcnet.data.arrays import Part, Rows, TargetKind
+from fcnet.errors import InputError, unknown_name
 from fcnet.model import Model
 from fcnet.optimizers import UpdateRule
 
 Dtype = Literal["float32", "float64"]
+Precision = Literal["float32", "tf32", "bf16"]
+PRECISIONS: tuple[Precision, ...] = ("float32", "tf32", "bf16")
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,13 @@ class Program:
         rule: how a gradient changes a parameter.
         dtype: of parameters, data and arithmetic.
         members: None for one network; a number for so many in one program, each with its own parameters and plan.
+        precision: what matrix products may round the numbers they multiply to; their sums, parameters, costs and updates stay
+            in ``dtype``. "float32": not at all. "tf32": to 11 significant bits, on a device whose matrix units do so; elsewhere
+            it changes nothing. "bf16": to 8 significant bits, and so what hidden layers hand on to each other, on any
+            device. In float64 nothing is rounded, and "bf16" is refused.
+
+    Raises:
+        InputError: an unknown precision, or one that the type excludes.
     """
 
     model: Model
@@ -40,6 +50,15 @@ class Program:
     rule: UpdateRule
     dtype: Dtype = "float32"
     members: int | None = None
+    precision: Precision = "tf32"
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise unknown_name("precision", self.precision, PRECISIONS)
+        if self.precision == "bf16" and self.dtype == "float64":
+            raise InputError(
+                "precision='bf16' rounds products to 8 bits, which float64 excludes. Use float32 numbers, or precision='float32'."
+            )
 
 
 def accuracy_rule(program: Program, kind: TargetKind) -> Literal["argmax", "threshold"] | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ from fcnet.activations import Activation, softmax
 from fcnet.data.arrays import Part, Rows, TargetKind, is_sparse
 from fcnet.engines.contract import Metrics, Placement, Plan, Program, Report, TrainState, accuracy_rule
 from fcnet.layers import Dropout, FullyConnectedLayer, Layer, keep_mask
-from fcnet.model import Model, is_weights
+from fcnet.model import Model, Multiply, is_weights
 
 Parameters = dict[str, jax.Array]
 Slots = dict[str, Parameters]
@@ -305,6 +305,43 @@ def _differentiable(model: Model) -> Model:
     return dataclasses.replace(model, layers=tuple(layers))
 
 
+def _through(program: Program, model: Model, parameters: Parameters, x: jax.Array, dropout: Dropout | None) -> Any:
+    """z and f(z) of the last layer, ``model.forward``, with every product in the program's precision."""
+    multiply: Multiply | None = None
+    if program.precision == "bf16":
+        last = len(model.layers) - 1
+        multiply = lambda index, x, w: _product_in_bf16(jnp.float32 if index == last else jnp.bfloat16, x, w)  # noqa: E731
+    # JAX's own default may be TF32, or what someone has set.
+    with jax.default_matmul_precision("float32" if program.precision == "float32" else "tensorfloat32"):
+        return model.forward(parameters, x, dropout, multiply)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _product_in_bf16(to: Any, x: jax.Array, w: jax.Array) -> jax.Array:
+    """x . w with both rounded to bfloat16 and sums in float32; so are the two products on the way back.
+
+    What layers hand on, forward and back, is bfloat16; gradients of weights are float32, as the weights are.
+    """
+    return _rounded_product(x, w, to)
+
+
+def _rounded_product(x: jax.Array, w: jax.Array, to: Any) -> jax.Array:
+    return jnp.matmul(x.astype(jnp.bfloat16), w.astype(jnp.bfloat16), preferred_element_type=to)
+
+
+def _product_forward(to: Any, x: jax.Array, w: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    x, w = x.astype(jnp.bfloat16), w.astype(jnp.bfloat16)
+    return _rounded_product(x, w, to), (x, w)
+
+
+def _product_backward(to: Any, read: tuple[jax.Array, jax.Array], d: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, w = read
+    return _rounded_product(d, w.T, jnp.bfloat16).astype(jnp.float32), _rounded_product(x.T, d, jnp.float32)
+
+
+_product_in_bf16.defvjp(_product_forward, _product_backward)
+
+
 def _with_dropout(thresholds: jax.Array, gain: jax.Array, keys: jax.Array) -> Dropout:
     """How layers read their input in a training step."""
 
@@ -331,7 +368,7 @@ def _mean_cost(
 ) -> jax.Array:
     """The mean cost of a batch, by row weight; 0 where every weight is 0."""
     x = _dense(x, program.model.n_in)
-    z, a = _differentiable(program.model).forward(parameters, x, dropout)
+    z, a = _through(program, _differentiable(program.model), parameters, x, dropout)
     costs = program.cost(z, a, _one_hot(program.model, y, x.dtype))
     total = jnp.sum(weights)
     # A row of weight 0 is absent: not even its NaN may count.
@@ -429,7 +466,7 @@ def _evaluate(
     def block(parameters: Parameters, rows: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         x, y, weights = rows
         x = _dense(x, program.model.n_in)
-        z, a = program.model.forward(parameters, x)
+        z, a = _through(program, program.model, parameters, x, None)
         targets = _one_hot(program.model, y, x.dtype)
         costs = program.cost(z, a, targets)
         right = {
@@ -452,7 +489,9 @@ def _evaluate(
 
 @functools.partial(jax.jit, static_argnames="program")
 def _forward(program: Program, parameters: Parameters, X: jax.Array) -> jax.Array:
-    outputs: Callable[[Parameters], jax.Array] = lambda parameters: program.model.forward(parameters, X)[1]  # noqa: E731
+    def outputs(parameters: Parameters) -> jax.Array:
+        return _through(program, program.model, parameters, X, None)[1]
+
     return (outputs if program.members is None else jax.vmap(outputs))(parameters)
 
 

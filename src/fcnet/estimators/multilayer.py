@@ -13,6 +13,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import unique_labels
 
 from fcnet.costs import Cost
+from fcnet.engines.contract import Precision
 from fcnet.errors import InputError
 from fcnet.estimators.losses import (
     CLASSIFIER_LOSSES,
@@ -75,7 +76,7 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         max_time: seconds after which training ends, with what it has.
         keep_optimizer: with ``warm_start``, go on with the optimizer's moments too.
         callbacks: called with each ``fcnet.EpochRecord``; one that returns True ends training. Or ``fcnet.Observer`` objects.
-        engine, device, n_threads: see ``fcnet.train``; device is "cpu" unless asked.
+        engine, device, n_threads, precision: see ``fcnet.train``; device is "cpu" unless asked.
 
     Attributes:
         coefs_, intercepts_: weights ``(n_in, n_out)`` and biases ``(n_out,)`` of each layer. They may be set.
@@ -129,6 +130,7 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         engine: str = "auto",
         device: str = "cpu",
         n_threads: int | None = None,
+        precision: Precision = "tf32",
     ) -> None:
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
@@ -165,6 +167,7 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):
         self.engine = engine
         self.device = device
         self.n_threads = n_threads
+        self.precision = precision
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None, *, eval_set: Any = None) -> MLPClassifier:
         """Train on data, from new weights, or with ``warm_start`` from those of the last call.
@@ -312,7 +315,7 @@ class MLPRegressor(MultiOutputMixin, RegressorMixin, MultilayerPerceptron):
         max_time: seconds after which training ends, with what it has.
         keep_optimizer: with ``warm_start``, go on with the optimizer's moments too.
         callbacks: called with each ``fcnet.EpochRecord``; one that returns True ends training. Or ``fcnet.Observer`` objects.
-        engine, device, n_threads: see ``fcnet.train``; device is "cpu" unless asked.
+        engine, device, n_threads, precision: see ``fcnet.train``; device is "cpu" unless asked.
 
     Attributes:
         coefs_, intercepts_: weights ``(n_in, n_out)`` and biases ``(n_out,)`` of each layer. They may be set.
@@ -366,6 +369,7 @@ class MLPRegressor(MultiOutputMixin, RegressorMixin, MultilayerPerceptron):
         engine: str = "auto",
         device: str = "cpu",
         n_threads: int | None = None,
+        precision: Precision = "tf32",
     ) -> None:
         self.loss = loss
         self.hidden_layer_sizes = hidden_layer_sizes
@@ -401,6 +405,7 @@ class MLPRegressor(MultiOutputMixin, RegressorMixin, MultilayerPerceptron):
         self.engine = engine
         self.device = device
         self.n_threads = n_threads
+        self.precision = precision
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None, *, eval_set: Any = None) -> MLPRegressor:
         """Train on data, from new weights, or with ``warm_start`` from those of the last call.

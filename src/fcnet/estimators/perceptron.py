@@ -22,7 +22,7 @@ from fcnet.activations import softmax
 from fcnet.costs import Cost
 from fcnet.data.arrays import Part
 from fcnet.engines.choose import choose
-from fcnet.engines.contract import Dtype, Program, initial_state
+from fcnet.engines.contract import Dtype, Precision, Program, initial_state
 from fcnet.errors import InputError
 from fcnet.estimators import sklearn_exchange
 from fcnet.estimators.lbfgs import train_lbfgs
@@ -141,7 +141,10 @@ class MultilayerPerceptron(BaseEstimator):
         rate = CurrentRate(self._optimizer.learning_rate)
         stochastic = has_epochs(self)
         optimizer = optimizer_of(self, rate) if stochastic else None
-        program = Program(model, self._cost(), optimizer.rule if optimizer else SGD_RULE, dtype)
+        # The permission to round is not used by lbfgs, whose line search would stop at the noise.
+        precision: Precision = "float32" if not stochastic and self.precision == "tf32" else self.precision
+        rule = optimizer.rule if optimizer else SGD_RULE
+        program = Program(model, self._cost(), rule, dtype, precision=precision)
         if not stochastic:
             given = {"eval_set": eval_set is not None, "dropout": seed, "callbacks": len(self.callbacks)}
             if asked := [name for name, value in given.items() if value]:
@@ -304,7 +307,7 @@ class MultilayerPerceptron(BaseEstimator):
             X = validate_data(self, X, accept_sparse="csr", reset=False)
         widest = np.result_type(X.dtype, *(np.asarray(weights).dtype for weights in self.coefs_))
         dtype: Dtype = "float32" if widest == np.float32 else "float64"
-        program = Program(self._model(), self._cost(), SGD_RULE, dtype)
+        program = Program(self._model(), self._cost(), SGD_RULE, dtype, precision=self.precision)
         parameters = as_named(self.coefs_, self.intercepts_, dtype)
         program.model.check_parameters(parameters)
         choice = choose(self.engine, self.device, program, self.n_threads)

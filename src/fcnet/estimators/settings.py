@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from fcnet import optimizers
 from fcnet.activations import ELEMENTWISE, Activation, as_activation, linear, sigmoid
 from fcnet.costs import Cost
+from fcnet.engines.contract import PRECISIONS
 from fcnet.errors import InputError, did_you_mean
 from fcnet.optimizers import AdamW, Momentum, Nesterov, Optimizer
 
@@ -122,6 +123,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "engine": (_one_of("auto", "native", "xla"),),
     "device": (Rule("'auto', 'cpu', 'gpu' or 'gpu:1'", lambda value: isinstance(value, str)),),
     "n_threads": (_NONE, _count()),
+    "precision": (_one_of(*PRECISIONS),),
     "class_weight": (_NONE, _one_of("balanced"), _object("a dict", dict), _SEQUENCE),
     "label_smoothing": (_real(0, 1),),
     "quantiles": (_SEQUENCE,),

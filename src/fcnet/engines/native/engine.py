@@ -78,6 +78,8 @@ class NativeEngine:
             return "it runs on CPUs only."
         if isinstance(program.model.layers[0], TableLayer):
             return "layer 0 is a TableLayer, which only the engine xla reads yet."
+        if program.precision == "bf16":
+            return "it multiplies float32 and float64 numbers; the engine xla rounds to bf16."
         for index, layer in enumerate(program.model.layers):
             if layer.activation_fn not in ACTIVATIONS:
                 return (
