@@ -675,6 +675,7 @@ def test_number_of_threads_changes_no_byte(monkeypatch, dtype, way, optimizer):
     """The native engine adds up every number in one order, however its rows, weights or units are shared out."""
     monkeypatch.setattr(native, "THREAD_OPERATIONS", 1)
     monkeypatch.setattr(native, "UNIT_OPERATIONS", 1)
+    monkeypatch.setattr(native, "START_OPERATIONS", 1)
     (n_in, first, second, n_out), batch, density = THREADS[way]
     layers = (
         FullyConnectedLayer(n_in, first, relu),
@@ -687,7 +688,7 @@ def test_number_of_threads_changes_no_byte(monkeypatch, dtype, way, optimizer):
     for threads in (1, 2, 3, 7):
         engine, placement = NativeEngine(), Placement("cpu", threads=threads)
         data = engine.put(part, program, placement)
-        sharing = native._sharing(program.model, batch, data)
+        sharing = native._sharing(program.model, batch, data, case.n_steps)
         ways.add("units" if sharing.by_units else "groups" if sharing.n_groups else "rows and lines")
         run = engine.start(program, initial_state(program, case.parameters()), placement)
         engine.advance(run, data, case.plan())
@@ -697,6 +698,25 @@ def test_number_of_threads_changes_no_byte(monkeypatch, dtype, way, optimizer):
     assert worst(states[0].parameters, parameters) < TOLERANCE[dtype]
     for state in states[1:]:
         assert_same_bytes(state, states[0])
+
+
+def test_number_of_threads_changes_no_output(monkeypatch):
+    """Threads share out blocks of rows."""
+    monkeypatch.setattr(native, "START_OPERATIONS", 1)
+    case = Case(
+        (FullyConnectedLayer(6, 9, tanh), SoftmaxLayer(9, 3, weights=glorot_uniform)),
+        log_likelihood,
+        SGD(),
+        n_rows=1300,
+    )
+    program, part, answers = case.program("float32"), case.part(), []
+    for threads in (1, 2, 3, 7):
+        engine, placement = NativeEngine(), Placement("cpu", threads=threads)
+        run = engine.start(program, initial_state(program, case.parameters()), placement)
+        answers.append(
+            (engine.evaluate(run, engine.put(part, program, placement)), engine.forward(run, part.X).tobytes())
+        )
+    assert all(answer == answers[0] for answer in answers[1:])
 
 
 # --- Precision ---------------------------------------------------------------------------------------------------------

@@ -796,7 +796,8 @@ def test_threads_that_are_no_number_of_threads(threads):
         fit(n_threads=threads)
 
 
-def test_threads_change_no_byte():
+def test_threads_change_no_byte(monkeypatch):
+    monkeypatch.setattr("fcnet.engines.native.engine.START_OPERATIONS", 1)
     networks = [fit(n_threads=n, engine="native")[0] for n in (1, 2, 5)]
     assert bytes_of(networks[0]) == bytes_of(networks[1]) == bytes_of(networks[2])
 

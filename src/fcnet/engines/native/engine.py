@@ -39,6 +39,8 @@ FORWARD_NUMBERS = 1 << 23
 """About so many numbers of its input ``forward`` turns into the program's type at a time."""
 THREAD_OPERATIONS = 1_000_000
 """Operations a step that pay for one thread more: below, threads wait for each other's lines of weights to cross over."""
+START_OPERATIONS = 20_000_000
+"""Operations of a whole call that pay for starting one thread more."""
 UNIT_OPERATIONS = 200_000
 """The same where threads own units of the first layer, and little crosses over."""
 UNITS = 32
@@ -147,7 +149,7 @@ class NativeEngine:
         self, run: Run, member: int, data: NativeData, tables: Tables, n_steps: int
     ) -> tuple[NDArray[Any], int]:
         height = tables.rows.shape[1]
-        sharing = _sharing(run.program.model, height, data)
+        sharing = _sharing(run.program.model, height, data, n_steps)
         layout, works = self._room(run, height, data)
         arrays = for_threads(data, sharing.n_threads)
         room = _with_groups(works[0], sharing, layout, run.program.dtype)
@@ -184,11 +186,14 @@ class NativeEngine:
         layout, works = self._room(run, BLOCK, data)
         cost_and_constants = _cost_of(program)
         answers = []
+        n_threads = min(
+            data.n_threads, -(-data.n_rows // BLOCK), _worth_starting(_forward_operations(program.model, data.n_rows))
+        )
         for parameters in run.parameters:
             sums = np.zeros((-(-data.n_rows // BLOCK), 3))
 
             def work(thread: int, parameters: NDArray[Any] = parameters, sums: NDArray[Any] = sums) -> None:
-                for block in range(thread, len(sums), data.n_threads):
+                for block in range(thread, len(sums), n_threads):
                     kernels.evaluate(
                         layout.lines,
                         parameters,
@@ -202,7 +207,7 @@ class NativeEngine:
                         sums[block],
                     )
 
-            _in_threads(min(data.n_threads, len(sums)), work)
+            _in_threads(n_threads, work)
             cost, right, weight = sums.sum(axis=0)
             answers.append(Metrics(float(cost / weight), float(right / weight) if rule else None))
         return answers
@@ -214,7 +219,9 @@ class NativeEngine:
         layout = run.forward_layouts.get(height)
         if layout is None:
             layout = run.forward_layouts[height] = Layout.of(program.model, program.dtype, height)
-        n_threads = 1 if n_rows <= BLOCK else min(_available_threads(run.placement), -(-n_rows // BLOCK))
+        n_threads = min(-(-n_rows // BLOCK), _worth_starting(_forward_operations(program.model, n_rows)))
+        if n_threads > 1:
+            n_threads = min(n_threads, _available_threads(run.placement))
         dtype = run.parameters[0].dtype
         answers = np.empty((len(run.parameters), n_rows, program.model.n_out), dtype)
         at_a_time = n_rows if n_rows <= BLOCK else max(1, FORWARD_NUMBERS // program.model.n_in)
@@ -257,7 +264,7 @@ class NativeEngine:
         )
         parameters, gradient = run.parameters[0], np.zeros((1, layout.n_parameters), dtype)
         report = np.zeros(steps)
-        sharing = _sharing(program.model, height, data, units=False)
+        sharing = _sharing(program.model, height, data, steps, units=False)
         room = _with_groups(works[0], sharing, layout, dtype)
         arrays = for_threads(data, sharing.n_threads)
         rules = *_cost_of(program), GRADIENT
@@ -410,20 +417,31 @@ class _Sharing:
     by_units: bool = False
 
 
-def _sharing(model: Model, height: int, data: NativeData, units: bool = True) -> _Sharing:
-    """What lets the fewest bytes cross from core to core: a pure function of sizes, so that a run can be repeated."""
+def _sharing(model: Model, height: int, data: NativeData, n_steps: int, units: bool = True) -> _Sharing:
+    """What lets the fewest bytes cross from core to core, and starts no thread for a call that is over before it pays."""
     first, *others = (6 * height * layer.n_in * layer.n_out for layer in model.layers)
     n_parameters = sum((layer.n_in + 1) * layer.n_out for layer in model.layers)
     n_row_numbers = sum(layer.n_in + 2 * layer.n_out for layer in model.layers)
     sparse = data.sparse and not model.layers[0].p_dropout
     read = first * density(data)
+    available = min(data.n_threads, _worth_starting(n_steps * (read + sum(others))))
     if units and sparse and len(model.layers) > 1 and height <= UNIT_ROWS and read > UNITS_SHARE * sum(others):
-        threads = min(data.n_threads, int(read // UNIT_OPERATIONS), model.layers[0].n_out // UNITS)
+        threads = min(available, int(read // UNIT_OPERATIONS), model.layers[0].n_out // UNITS)
         if threads > 1:
             return _Sharing(threads, by_units=True)
     n_groups = 0 if sparse or 3 * n_parameters > height * n_row_numbers else min(GROUPS, height // GROUP_ROWS)
-    threads = min(data.n_threads, int((read + sum(others)) // THREAD_OPERATIONS), n_groups or height)
+    threads = min(available, int((read + sum(others)) // THREAD_OPERATIONS), n_groups or height)
     return _Sharing(max(1, threads), n_groups)
+
+
+def _forward_operations(model: Model, n_rows: int) -> float:
+    """Operations that rows' outputs take."""
+    return 2.0 * n_rows * sum(layer.n_in * layer.n_out for layer in model.layers)
+
+
+def _worth_starting(operations: float) -> int:
+    """How many threads a call of so many operations pays for."""
+    return max(1, int(operations // START_OPERATIONS))
 
 
 def _in_threads(n_threads: int, work: Callable[[int], None]) -> None:
