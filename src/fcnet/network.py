@@ -113,7 +113,7 @@ class Network:
         self.arrays = arrays
 
     def _check_pairs(self) -> None:
-        for index, layer in enumerate(self.layers):
+        for index, layer in enumerate(self.model.layers):
             if (names := [name for name, _, _ in layer.arrays]) != ["weights", "biases"]:
                 raise InputError(
                     f"parameters holds one (w, b) a layer, but layer {index} has {', '.join(names) or 'no arrays'}. Use "
@@ -249,7 +249,7 @@ class Network:
         rows = as_rows(X, self.model.n_in)
         if rows.dtype != _FLOAT32:  # a look that costs less than the check, for the one who asks row by row
             check_range(rows, self._dtype, "X")
-        check_codes(self.layers[0], rows, "X")
+        check_codes(self.model.layers[0], rows, "X")
         if (engine, device) not in self._started:
             chosen, run, _, _ = self._start(None, engine, device)
             self._started[engine, device] = chosen, run
@@ -259,7 +259,7 @@ class Network:
     def _metrics(self, X: Any, y: Any, cost: Cost | None, engine: str, device: str) -> Metrics:
         part = as_part((X, y), self.model.n_in, self.model.n_out, "data")
         check_range(part.X, self._dtype, "X of the data")
-        check_codes(self.layers[0], part.X, "X of the data")
+        check_codes(self.model.layers[0], part.X, "X of the data")
         chosen, run, program, placement = self._start(cost, engine, device)
         return chosen.evaluate(run, chosen.put(part, program, placement))[0]
 
