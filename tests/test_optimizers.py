@@ -147,19 +147,19 @@ def test_bad_fractions(fraction):
 
 @pytest.mark.parametrize("number", [0.0, -1.0, math.nan])
 def test_bad_positive_numbers(number):
-    with pytest.raises(InputError, match=r"^Adam: epsilon must be above 0, got "):
+    with pytest.raises(InputError, match=r"^Adam: epsilon must be a finite number above 0, got "):
         Adam(0.1, epsilon=number)
-    with pytest.raises(InputError, match=r"^Step: every must be above 0, got "):
+    with pytest.raises(InputError, match=r"^Step: every must be a finite number above 0, got "):
         Step(0.1, every=number)
-    with pytest.raises(InputError, match=r"^Exponential: factor must be above 0, got "):
+    with pytest.raises(InputError, match=r"^Exponential: factor must be a finite number above 0, got "):
         Exponential(0.1, factor=number)
-    with pytest.raises(InputError, match=r"^WarmUp: warm_up must be above 0, got "):
+    with pytest.raises(InputError, match=r"^WarmUp: warm_up must be a finite number above 0, got "):
         WarmUp(Constant(0.1), number)
 
 
 @pytest.mark.parametrize("decay", [-0.1, math.nan, "0.1", None])
 def test_bad_weight_decay(decay):
-    with pytest.raises(InputError, match=r"weight_decay must be 0 or above, got "):
+    with pytest.raises(InputError, match=r"weight_decay must be a finite number, 0 or above, got "):
         AdamW(0.1, weight_decay=decay)
 
 

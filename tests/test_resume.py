@@ -279,7 +279,7 @@ def test_a_place_that_cannot_be_written(tmp_path):
 
 @pytest.mark.parametrize("path", [3, b"x"])
 def test_what_is_no_path(path):
-    with pytest.raises(InputError, match="checkpoint must be the path of a run folder"):
+    with pytest.raises(InputError, match="checkpoint must be a path, got "):
         fit(checkpoint=path)
 
 

@@ -32,6 +32,14 @@ class Activation:
     function: Callable[[Array], Array]
     derivative: Callable[[Array], Array] | None = None
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise InputError(f"Activation: name must be a text, got {self.name!r}.")
+        if not callable(self.function) or not (self.derivative is None or callable(self.derivative)):
+            raise InputError(
+                f"Activation {self.name!r}: function must be callable, and derivative too where there is one."
+            )
+
     def __call__(self, z: Array) -> Array:
         """The outputs f(z)."""
         return self.function(z)

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from fcnet.activations import NAMED, softmax
 from fcnet.data.files import open_file, shown, what_is_at
 from fcnet.engines.contract import TrainState
-from fcnet.errors import FcnetError, FileError, InputError
+from fcnet.errors import FcnetError, FileError, InputError, check_path
 from fcnet.history import Ending, EpochRecord, History
 from fcnet.initializers import INITIALIZERS
 from fcnet.layers import FullyConnectedLayer, Layer, SoftmaxLayer, TableLayer
@@ -61,6 +61,7 @@ class SavedModel:
 
 def model_path(path: str | Path) -> Path:
     """The safetensors file that a path stands for: itself, the one in a folder, or with the ending added."""
+    check_path("path", path)
     path = Path(path)
     if what_is_at(path) == "folder":
         return path / f"{MODEL_NAME}.safetensors"

@@ -36,6 +36,16 @@ class Cost:
     pairs_with: Activation | None = None
     constants: tuple[float, ...] = ()
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not callable(self.function):
+            raise InputError(
+                f"Cost: name must be a text and function callable, got {self.name!r} and {self.function!r}."
+            )
+        if not (self.pairs_with is None or isinstance(self.pairs_with, Activation)):
+            raise InputError(f"Cost {self.name!r}: pairs_with must be an activation or None, got {self.pairs_with!r}.")
+        if not isinstance(self.constants, tuple) or not all(isinstance(one, Real) for one in self.constants):
+            raise InputError(f"Cost {self.name!r}: constants must be a tuple of numbers, got {self.constants!r}.")
+
     def __call__(self, z: Array, a: Array, targets: Array) -> Array:
         """The cost of each row."""
         return self.function(z, a, targets, *self.constants)

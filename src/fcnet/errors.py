@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import operator
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -67,12 +68,24 @@ def unknown_name(kind: str, name: object, choices: Iterable[str]) -> InputError:
 
 
 def check_count(name: str, number: object, least: int = 1) -> int:
-    """A positive integer, or one from ``least`` on; anything else is refused by name."""
+    """A positive integer, or one from ``least`` on; anything else, True too, is refused by name."""
     expected = "a positive integer" if least == 1 else f"an integer, {least} or above"
     try:
-        count = operator.index(number)  # type: ignore[arg-type]
+        count = least - 1 if isinstance(number, bool) else operator.index(number)  # type: ignore[arg-type]
     except TypeError:
-        raise InputError(f"{name} must be {expected}, got {number!r}.") from None
+        count = least - 1
     if count < least:
-        raise InputError(f"{name} must be {expected}, got {count}.")
+        raise InputError(f"{name} must be {expected}, got {number!r}.")
     return count
+
+
+def check_flag(name: str, value: object) -> None:
+    """True or False; anything else is refused by name: a text such as "no" would count as true."""
+    if not isinstance(value, bool):
+        raise InputError(f"{name} must be True or False, got {value!r:.50}.")
+
+
+def check_path(name: str, path: object) -> None:
+    """A path; anything else is refused by name."""
+    if not isinstance(path, str | os.PathLike):
+        raise InputError(f"{name} must be a path, got {path!r}.")

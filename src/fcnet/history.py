@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from fcnet.errors import FileError, check_path
+
 if TYPE_CHECKING:
     import polars
     from matplotlib.figure import Figure
@@ -99,7 +101,11 @@ class History:
         return polars.DataFrame([asdict(record) for record in self.epochs], schema=columns)
 
     def plot(self, path: str | Path | None = None) -> Figure:
-        """Cost and accuracy by epoch, as a Matplotlib figure; written to ``path`` where one is given."""
+        """Cost and accuracy by epoch, as a Matplotlib figure; written to ``path`` where one is given.
+
+        Raises:
+            FileError: the place cannot be written, or its name ends in no format of pictures.
+        """
         from matplotlib.figure import Figure
 
         frame = self.to_frame()
@@ -125,7 +131,13 @@ class History:
             axis.spines[["top", "right"]].set_visible(False)
             axis.legend(frameon=False)
         if path is not None:
-            figure.savefig(path, dpi=120)
+            check_path("path", path)
+            try:
+                figure.savefig(path, dpi=120)
+            except (OSError, ValueError) as error:  # the latter: an unknown format
+                raise FileError(
+                    f"{path} cannot be written: {error}. Name a file such as curves.png in a folder that exists."
+                ) from None
         return figure
 
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from fcnet.checkpoint import PARTIAL, Checkpoint, checkpoint_bytes, load_checkpoint, sync_folder, write_atomically
 from fcnet.data.files import shown
-from fcnet.errors import FileError, InputError
+from fcnet.errors import FileError, InputError, check_path
 from fcnet.history import Observer, Occasion
 
 FOLDER = "checkpoints"
@@ -237,13 +237,12 @@ def as_keeper(checkpoint: Any, resume: Any, every: str) -> Keeper | None:
     """The keeper that ``train``'s arguments ask for; None where they ask for none."""
     if isinstance(checkpoint, Keeper):
         return checkpoint
-    folder = resume if checkpoint is None else checkpoint
-    if folder is None:
-        return None
+    parsed = Every.parse(every)
     for name, path in (("checkpoint", checkpoint), ("resume", resume)):
-        if path is not None and not isinstance(path, str | os.PathLike):
-            raise InputError(f"{name} must be the path of a run folder, got {path!r}.")
-    return Keeper(Path(folder), Every.parse(every))
+        if path is not None:
+            check_path(name, path)
+    folder = resume if checkpoint is None else checkpoint
+    return None if folder is None else Keeper(Path(folder), parsed)
 
 
 def _lock(folder: Path) -> int:

@@ -20,7 +20,7 @@ import numpy as np
 
 from fcnet import counters
 from fcnet.activations import Activation, as_activation, linear, sigmoid, softmax
-from fcnet.errors import InputError, check_count
+from fcnet.errors import InputError, check_count, check_flag
 from fcnet.initializers import Initializer, article_biases, article_weights, normal, ones, uniform, zeros
 
 Array = Any
@@ -155,8 +155,7 @@ class TableLayer:
             raise InputError(
                 f"{kind}: frequency must lie above 0 and below {MOST_FREQUENCY:g}, got {self.frequency!r:.50}."
             )
-        if not isinstance(self.scaled, bool):
-            raise InputError(f"{kind}: scaled must be True or False, got {self.scaled!r:.50}.")
+        check_flag(f"{kind}: scaled", self.scaled)
         object.__setattr__(self, "frequency", float(self.frequency))
         if self.n_in == 0:
             raise InputError(f"{kind} has no columns: give it n_numbers, n_plain or categories.")
@@ -210,6 +209,11 @@ def _weights_and_biases(layer: FullyConnectedLayer | SoftmaxLayer) -> tuple[Arra
 def _normalise(layer: FullyConnectedLayer | SoftmaxLayer) -> None:
     """Check a new layer's fields and give each its plain type."""
     kind = type(layer).__name__
+    for name in ("weights", "biases"):
+        if not isinstance(getattr(layer, name), Initializer):
+            raise InputError(
+                f"{kind}: {name} must be an initializer such as fcnet.initializers.he_normal, got {getattr(layer, name)!r}."
+            )
     checked: dict[str, Any] = {
         "n_in": check_count(f"{kind}: n_in", layer.n_in),
         "n_out": check_count(f"{kind}: n_out", layer.n_out),
@@ -218,8 +222,7 @@ def _normalise(layer: FullyConnectedLayer | SoftmaxLayer) -> None:
     }
     for name, value in checked.items():
         object.__setattr__(layer, name, value)
-    if not isinstance(parametric := getattr(layer, "parametric", False), bool):
-        raise InputError(f"{kind}: parametric must be True or False, got {parametric!r:.50}.")
+    check_flag(f"{kind}: parametric", getattr(layer, "parametric", False))
 
 
 def table_outputs(layer: TableLayer, arrays: Mapping[str, Array], x: Array) -> Array:
@@ -266,8 +269,20 @@ def dropout_layer(layer: Array, p_dropout: float, key: Array) -> Array:
         layer: ``(n_rows, n_units)`` numbers, NumPy or JAX.
         p_dropout: probability in [0, 1).
         key: two uint32 words from ``counters.key``.
+
+    Raises:
+        InputError: anything else.
     """
+    check_p_dropout("dropout_layer", p_dropout)
+    if not hasattr(layer, "__array_namespace__") or layer.ndim != 2:
+        raise InputError(f"dropout_layer: layer must be an array (n_rows, n_units), got {_described(layer)}.")
+    if getattr(key, "shape", None) != (2,) or str(key.dtype) != "uint32":
+        raise InputError(f"dropout_layer: key must be two uint32 words, got {_described(key)}.")
     return layer * keep_mask(layer, counters.drop_threshold(p_dropout), key)
+
+
+def _described(array: Any) -> str:
+    return f"{array.dtype} of shape {array.shape}" if hasattr(array, "dtype") else type(array).__name__
 
 
 def keep_mask(layer: Array, threshold: Array, key: Array) -> Array:

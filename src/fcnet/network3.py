@@ -24,7 +24,7 @@ from fcnet.data.book import read_book_pickle
 from fcnet.data.files import what_is_at
 from fcnet.data.idx import read_idx_folder
 from fcnet.engines.contract import Precision
-from fcnet.errors import InputError
+from fcnet.errors import InputError, check_path
 from fcnet.history import History
 
 __all__ = [
@@ -87,6 +87,7 @@ def load_data_shared(filename: str | Path = "../data/mnist.pkl.gz") -> list[tupl
     Raises:
         FileError: missing, damaged, or a pickle that asks for anything but arrays.
     """
+    check_path("filename", filename)
     path = Path(filename)
     data = read_idx_folder(path) if what_is_at(path) == "folder" else read_book_pickle(path)
     parts = (data.train, data.validation, data.test)
@@ -105,6 +106,10 @@ def dropout_layer(layer: Any, p_dropout: float) -> Any:
     """A layer's outputs with each number dropped with probability p_dropout; every call has a mask of its own."""
     layers.check_p_dropout("dropout_layer", p_dropout)
     array = np.asarray(layer)
+    if array.ndim == 0 or array.dtype.kind not in "fiub":
+        raise InputError(
+            f"dropout_layer: layer must be an array (n_rows, ...), got {array.dtype} of shape {array.shape}."
+        )
     key = counters.key(0, counters.Purpose.DROPOUT, step=next(_dropout_calls))
     return layers.dropout_layer(array.reshape(len(array), -1), p_dropout, key).reshape(array.shape)
 
@@ -203,6 +208,8 @@ class Network(_network.Network):
 
     def __init__(self, layers: Sequence[Any], mini_batch_size: int, seed: int | None = None) -> None:
         _announce()
+        if not isinstance(layers, Sequence):
+            raise InputError(f"layers must be a list of layers, got {layers!r}. Write [layer, ...].")
         plain = [layer._layer if isinstance(layer, _BookLayer) else layer for layer in layers]
         super().__init__(plain, mini_batch_size, next(_networks) if seed is None else seed)
         self._book_layers = [layer if isinstance(layer, _BookLayer) else _BookLayer(layer) for layer in layers]

@@ -60,6 +60,7 @@ class Cosine:
 
     def __post_init__(self) -> None:
         _check_rate(self.rate)
+        _check_rate(self.final)
 
     def __call__(self, epoch: Floats, epochs: float) -> Floats:
         """The rate at each step."""
@@ -77,6 +78,7 @@ class Step:
 
     def __post_init__(self) -> None:
         _check_rate(self.rate)
+        _check_positive("Step", "factor", self.factor)
         _check_positive("Step", "every", self.every)
 
     def __call__(self, epoch: Floats, epochs: float) -> Floats:
@@ -108,6 +110,8 @@ class WarmUp:
     warm_up: float = 1.0
 
     def __post_init__(self) -> None:
+        if not _is_schedule(self.schedule):
+            raise InputError(f"WarmUp: schedule must be a schedule such as fcnet.Constant(0.1), got {self.schedule!r}.")
         _check_positive("WarmUp", "warm_up", self.warm_up)
 
     def __call__(self, epoch: Floats, epochs: float) -> Floats:
@@ -122,13 +126,17 @@ def _check_rate(rate: object) -> None:
 
 
 def _check_positive(owner: str, name: str, number: object) -> None:
-    if not isinstance(number, Real) or not float(number) > 0:
-        raise InputError(f"{owner}: {name} must be above 0, got {number!r}.")
+    if not isinstance(number, Real) or not 0 < float(number) < math.inf:
+        raise InputError(f"{owner}: {name} must be a finite number above 0, got {number!r}.")
+
+
+def _is_schedule(value: object) -> bool:
+    return callable(value) and not isinstance(value, type)
 
 
 def as_schedule(learning_rate: float | Schedule) -> Schedule:
     """A schedule as it is; a number as a constant one."""
-    return learning_rate if callable(learning_rate) else Constant(learning_rate)
+    return learning_rate if _is_schedule(learning_rate) else Constant(learning_rate)  # type: ignore[return-value, arg-type]
 
 
 # --- Update rules: what an engine compiles ----------------------------------------------------------------------------
@@ -286,8 +294,10 @@ class AdamW:
         for name in ("beta_1", "beta_2"):
             _check_fraction(type(self).__name__, name, getattr(self, name))
         _check_positive(type(self).__name__, "epsilon", self.epsilon)
-        if not isinstance(self.weight_decay, Real) or not self.weight_decay >= 0:
-            raise InputError(f"weight_decay must be 0 or above, got {self.weight_decay!r}.")
+        if not isinstance(self.weight_decay, Real) or not 0 <= float(self.weight_decay) < math.inf:
+            raise InputError(
+                f"{type(self).__name__}: weight_decay must be a finite number, 0 or above, got {self.weight_decay!r}."
+            )
 
     def coefficients(self, step: NDArray[np.int64], rate: Floats) -> Floats:
         """Rate, betas and 1 - beta (exact here, not in float32), epsilon, 1 / (1 - beta^t), rate * weight_decay."""

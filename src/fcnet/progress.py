@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any, Literal
 
+from fcnet.errors import InputError
 from fcnet.history import EpochRecord, History, Observer, RunInfo
 
 Verbose = Literal[False, True, "bar", "lines"]
@@ -12,6 +13,8 @@ Verbose = Literal[False, True, "bar", "lines"]
 
 def progress_observer(verbose: Verbose) -> Observer | None:
     """The observer for a ``verbose`` setting: True is a bar on a terminal and lines elsewhere; False is silence."""
+    if verbose not in (False, True, "bar", "lines"):
+        raise InputError(f"verbose must be True, False, 'bar' or 'lines', got {verbose!r}.")
     if not verbose:
         return None
     if verbose == "bar" or (verbose is True and sys.stderr.isatty()):

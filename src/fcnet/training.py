@@ -25,7 +25,7 @@ from fcnet.costs import Cost, default_cost
 from fcnet.data.arrays import Part
 from fcnet.engines.choose import choose
 from fcnet.engines.contract import Dtype, Precision, Program, TrainState, accuracy_rule, initial_state
-from fcnet.errors import FileError, InputError, TrainingWarning, check_count, unknown_name
+from fcnet.errors import FileError, InputError, TrainingWarning, check_count, check_flag, unknown_name
 from fcnet.history import EpochRecord, History, Monitor, Observer, RunInfo
 from fcnet.judges import BestFigure
 from fcnet.keeper import Keeper, as_keeper
@@ -140,7 +140,13 @@ def train(
         SystemExit: SIGTERM, likewise, where checkpoints are written.
     """
     started = time.perf_counter()
+    if not all(hasattr(network, name) for name in ("model", "arrays", "mini_batch_size")):
+        raise InputError(
+            f"network must be a fcnet.Network, got {type(network).__name__}. Write Network(layers, mini_batch_size)."
+        )
     _check_settings(optimizer, l2, time_budget)
+    check_flag("shuffle", shuffle)
+    check_flag("drop_last", drop_last)
     epochs = check_count("epochs", epochs)
     mini_batch_size = check_count(
         "mini_batch_size", network.mini_batch_size if mini_batch_size is None else mini_batch_size
@@ -172,6 +178,8 @@ def train(
     keeper = as_keeper(checkpoint, resume, checkpoint_every)
     plan = memory_plan(choice, program, [part for part in vars(parts).values() if part is not None], mini_batch_size)
     plan.check(free_on(choice), free_on_host())
+    if not isinstance(callbacks, Sequence):
+        raise InputError(f"callbacks must be a list of functions or observers, got {callbacks!r}. Write [callback].")
     observers = [as_observer(callback) for callback in callbacks]
     if (progress := progress_observer(verbose)) is not None:
         observers.append(progress)

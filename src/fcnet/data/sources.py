@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fcnet.counters import check_seed
 from fcnet.data.arrays import DataSet, as_rows
 from fcnet.data.book import read_book_pickle
 from fcnet.data.digits import digits
@@ -40,6 +41,7 @@ def load_data(source: str | Path, seed: int = 0) -> DataSet:
         FileError: a file or folder that cannot be read.
         DownloadError: MNIST is not on this machine and cannot be fetched.
     """
+    check_seed(seed)
     if isinstance(source, str) and source in _NAMED:
         return _NAMED[source]()
     if not isinstance(source, str | Path) or not str(source):

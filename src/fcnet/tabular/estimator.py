@@ -6,7 +6,7 @@ import math
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from fcnet.data.split import hold_out
 from fcnet.errors import InputError, TrainingWarning, did_you_mean
 from fcnet.history import History
 from fcnet.network import Network
+from fcnet.progress import progress_observer
 from fcnet.tabular.columns import Columns, describe, id_like
 from fcnet.tabular.frames import as_frame, is_frame
 from fcnet.tabular.leaks import leaking
@@ -74,6 +75,8 @@ class TabularEstimator(BaseEstimator):
             training, validation = frame[rows], frame[held]
             target, held_target = target[rows], target[held]
         else:
+            if not isinstance(eval_set, tuple | list) or len(eval_set) != 2:
+                raise InputError(f"eval_set must be (X, y), got {type(eval_set).__name__}.")
             training, validation = frame, self._read(eval_set[0], reset=False)
             held_target = self._read_target(eval_set[1], known=True)
         self.columns_ = describe(training, list(self.drop))
@@ -132,14 +135,19 @@ class TabularEstimator(BaseEstimator):
             )
         if self.max_time is not None and not (isinstance(self.max_time, Real) and self.max_time > 0):
             raise InputError(f"{name}: max_time must be a number of seconds above 0, or None; got {self.max_time!r}.")
-        if isinstance(self.drop, str):
-            raise InputError(
-                f"{name}: drop must be a list of column names, got the text {self.drop!r}. Write [{self.drop!r}]."
-            )
+        if isinstance(self.drop, str) or not isinstance(self.drop, Iterable):
+            raise InputError(f"{name}: drop must be a list of column names, got {self.drop!r}. Write [{self.drop!r}].")
         fraction = self.validation_fraction
         if not isinstance(fraction, Real) or isinstance(fraction, Integral) or not 0.0 < fraction < 1.0:
             raise InputError(f"{name}: validation_fraction must lie between 0 and 1, got {fraction!r}.")
-        self._random = check_random_state(self.random_state)
+        try:
+            self._random = check_random_state(self.random_state)
+        except (ValueError, TypeError):
+            raise InputError(
+                f"{name}: random_state must be an integer in [0, 2**32), a numpy.random.RandomState or None; got "
+                f"{self.random_state!r}."
+            ) from None
+        progress_observer(self.verbose)  # refuses what it does not know
         return PRESETS[self.preset]
 
     def _warn(self, training: polars.DataFrame, target: NDArray[Any]) -> None:
