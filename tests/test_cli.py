@@ -327,7 +327,7 @@ def test_data_of_another_shape(fcnet_, run):
         (["--optimizer", "addam"], "Unknown optimizer 'addam'. Did you mean 'adam'? Expected one of: sgd, momentum,"),
         (["--schedule", "cosin"], "Unknown schedule 'cosin'. Did you mean 'cosine'? Expected one of: constant, cosine,"),
         (["--engine", "xlaa"], "Unknown engine 'xlaa'. Did you mean 'xla'? Expected one of: auto,"),
-        (["--device", "gppu"], "Unknown device 'gppu'. Did you mean 'gpu'? Expected one of: auto, cpu, gpu, gpu:1."),
+        (["--device", "gppu"], "Unknown device 'gppu'. Did you mean 'gpu'? Expected one of: auto, cpu, gpu, gpu:1, gpus."),
         (["--dtype", "float16"], "Unknown dtype 'float16'. Did you mean 'float"),
         (["--hidden", "100,x"], "--hidden must be positive integers separated by commas, such as 100,100; got '100,x'."),
         (["--hidden", "100,-5"], "--hidden must be positive integers separated by commas"),

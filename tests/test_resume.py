@@ -241,6 +241,7 @@ def test_from_one_folder_into_another(tmp_path):
         ({"data": (TRAIN[0][:60], TRAIN[1][:60])}, "data.train.rows was 64, is 60"),
         ({"validation": None}, "data.validation"),
         ({"dtype": "float64"}, "settings.dtype was float32, is float64"),
+        ({"deterministic": True}, "settings.deterministic was False, is True"),
         ({"precision": "float32"}, "settings.precision was tf32, is float32"),
         ({"early_stopping": 3}, "settings.early_stopping was None, is 3"),
     ],

@@ -657,9 +657,9 @@ def test_a_callable_is_an_activation():
         ({"monitor": "cost"}, "monitor needs validation data: pass validation=(X, y)."),
         ({"monitor": "acuracy"}, "Unknown monitor 'acuracy'. Did you mean 'accuracy'? Expected one of: accuracy, cost."),
         ({"engine": "xlaa"}, "Unknown engine 'xlaa'. Did you mean 'xla'? Expected one of: auto, "),
-        ({"device": "gppu"}, "Unknown device 'gppu'. Did you mean 'gpu'? Expected one of: auto, cpu, gpu, gpu:1."),
+        ({"device": "gppu"}, "Unknown device 'gppu'. Did you mean 'gpu'? Expected one of: auto, cpu, gpu, gpu:1, gpus."),
         ({"device": "gpu:x"}, "Unknown device 'gpu:x'."),
-        ({"device": "cuda"}, "Unknown device 'cuda'. Expected one of: auto, cpu, gpu, gpu:1."),
+        ({"device": "cuda"}, "Unknown device 'cuda'. Expected one of: auto, cpu, gpu, gpu:1, gpus."),
         ({"dtype": "float23"}, "Unknown dtype 'float23'. Did you mean 'float32'? Expected one of: float32, float64."),
         ({"precision": "fp32"}, "Unknown precision 'fp32'. Did you mean 'tf32'? Expected one of: float32, tf32, bf16."),
         ({"precision": "bf16", "dtype": "float64"}, "precision='bf16' rounds products to 8 bits, which float64 excludes."),
@@ -741,6 +741,7 @@ def test_a_gpu_beyond_those_there_are(monkeypatch):
         fit(engine="xla", device="gpu:3")
     assert choose._place("auto") == (choose.Placement("gpu", 0), "H200")
     assert choose._place("gpu:1") == (choose.Placement("gpu", 1), "H100")
+    assert choose._place("gpus") == (choose.Placement("gpu", shards=2), "H200, H100")
     assert choose._place("cpu") == (choose.Placement("cpu", 0), "as asked")
 
 

@@ -72,6 +72,7 @@ def train(
     engine: str = "auto",
     device: str = "auto",
     n_threads: int | None = None,
+    deterministic: bool = False,
     dtype: Dtype = "float32",
     precision: Precision = "tf32",
     callbacks: Sequence[Callback] = (),
@@ -106,9 +107,10 @@ def train(
         monitor: "accuracy" (highest is best, for classes the default) or "cost" (lowest is best). Of equals the later wins.
         seed: decides order and dropout masks. The same seed gives the same run.
         engine: "auto", "native" (a CPU, fcnet's own activations) or "xla" (CPU and GPU, any activation).
-        device: "auto", "cpu", "gpu" or "gpu:1".
+        device: "auto", "cpu", "gpu", "gpu:1", or "gpus": all there are, each with a part of every mini-batch's rows.
         n_threads: threads of the native engine at most; by default what OMP_NUM_THREADS or NUMBA_NUM_THREADS says, else one
             a core.
+        deterministic: on a GPU, use only operations that answer the same bytes every time; they may be slower. On a CPU all do.
         dtype: "float32" or "float64".
         precision: what matrix products may round the numbers they multiply to: "float32" (nothing), "tf32" (11 bits, on a GPU
             that does so; a CPU's products are float32 all the same) or "bf16" (8 bits; about twice as fast as "tf32" for
@@ -167,7 +169,7 @@ def train(
     cost = check_cost(cost) or default_cost(model.layers[-1].activation_fn)
     cost.check_pairing(model.layers[-1].activation_fn)
     program = Program(model, cost, optimizer.rule, dtype, precision=precision)
-    choice = choose(engine, device, program, n_threads)
+    choice = choose(engine, device, program, n_threads, deterministic)
     task: Task = "regression" if accuracy_rule(program, parts.train.kind) is None else "classification"
     monitor = _check_monitor(monitor, early_stopping, parts.validation, task)
 
@@ -196,7 +198,7 @@ def train(
                 "layers": model.layers, "dropout_scaling": dropout_scaling, "cost": cost, "optimizer": optimizer, "l2": l2,
                 "mini_batch_size": mini_batch_size, "shuffle": shuffle, "drop_last": drop_last, "seed": seed, "dtype": dtype, "precision": precision,
                 "monitor": monitor, "early_stopping": early_stopping, "engine": choice.engine.name, "on_nan": on_nan,
-                "device": choice.placement.device,
+                "device": str(replace(choice.placement, index=0)), "deterministic": deterministic,
             }  # fmt: skip
             keeper.identity = {
                 "settings": {name: identity.describe(value) for name, value in settings.items()},

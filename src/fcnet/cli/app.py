@@ -87,7 +87,7 @@ def _read_resume(context: typer.Context, run: Path | None) -> Path | None:
 Run = Annotated[Path, typer.Argument(help="A run folder, or a model file.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
 Engine = Annotated[str, typer.Option(help="auto, native or xla.", rich_help_panel="Machine")]
-Device = Annotated[str, typer.Option(help="auto, cpu, gpu or gpu:1.", rich_help_panel="Machine")]
+Device = Annotated[str, typer.Option(help="auto, cpu, gpu, gpu:1, or gpus for all.", rich_help_panel="Machine")]
 PartName = Annotated[str, typer.Option("--part", help="Which part of the data: train, validation or test.")]
 
 
@@ -163,6 +163,10 @@ def train(
         typer.Option(help="At most so many; one a core by default.", rich_help_panel="Machine", show_default=False),
     ] = None,
     dtype: Annotated[str, typer.Option(help="float32 or float64.", rich_help_panel="Machine")] = "float32",
+    deterministic: Annotated[
+        bool,
+        typer.Option("--deterministic", help="The same bytes every time, also on a GPU.", rich_help_panel="Machine"),
+    ] = False,
     precision: Annotated[
         str, typer.Option(help="Of products on a GPU: float32, tf32 or bf16.", rich_help_panel="Machine")
     ] = "tf32",
@@ -203,6 +207,7 @@ def train(
             "--early-stopping": early_stopping is not None,
             "--dtype": dtype != "float32",
             "--precision": precision != "tf32",
+            "--deterministic": deterministic,
         }
         _refuse(of_networks, f"is not for a table such as {data}: --preset decides it.")
         interrupted = tables.train(
@@ -259,6 +264,7 @@ def train(
         "threads": threads,
         "dtype": dtype,
         "precision": precision,
+        "deterministic": deterministic,
     }
     data_set = load_data(data)  # split alike whatever the seed, so that evaluate and predict see the same test rows
     if dropout is None:
@@ -287,6 +293,7 @@ def train(
                     n_threads=threads,
                     dtype=dtype,  # type: ignore[arg-type]  # checked by train
                     precision=precision,  # type: ignore[arg-type]  # checked by train
+                    deterministic=deterministic,
                     time_budget=budget,
                     early_stopping=early_stopping,
                     on_nan=on_nan,  # type: ignore[arg-type]  # checked by train

@@ -48,14 +48,18 @@ class Choice:
         return f"engine {self.engine.name} on {self.placement} ({self.reason})"
 
 
-def choose(engine: str, device: str, program: Program, n_threads: int | None = None) -> Choice:
+def choose(
+    engine: str, device: str, program: Program, n_threads: int | None = None, deterministic: bool = False
+) -> Choice:
     """The engine and the placement for a program.
 
     Args:
         engine: "auto", "native" or "xla".
-        device: "auto" (a GPU where there is one), "cpu", "gpu" or "gpu:1".
+        device: "auto" (a GPU where there is one), "cpu", "gpu", "gpu:1", or "gpus" for all there are, each with a part of
+            every mini-batch.
         program: what is to run.
         n_threads: at most so many on a CPU; None for what the environment says, and else one a core.
+        deterministic: on a GPU, only operations that answer the same bytes every time.
 
     Raises:
         InputError: an unknown engine or device, or a program that the engine cannot run.
@@ -65,7 +69,7 @@ def choose(engine: str, device: str, program: Program, n_threads: int | None = N
         placement, reason = Placement("cpu"), "as asked"
     else:
         placement, reason = _place(device)
-    placement = replace(placement, threads=n_threads)
+    placement = replace(placement, threads=n_threads, deterministic=deterministic)
     if engine != "auto":
         chosen = engine_named(engine)
         if (objection := chosen.supports(program, placement)) is not None:
@@ -89,14 +93,16 @@ def _place(device: str) -> tuple[Placement, str]:
             return Placement("gpu"), found[0]
         return Placement("cpu"), f"no GPU: {why_no_gpu()}"
     kind, _, number = str(device).partition(":")
-    if kind != "gpu" or (number and not number.isdecimal()):
-        raise unknown_name("device", device, ("auto", "cpu", "gpu", "gpu:1"))
+    if device != "gpus" and (kind != "gpu" or (number and not number.isdecimal())):
+        raise unknown_name("device", device, ("auto", "cpu", "gpu", "gpu:1", "gpus"))
     index, found = int(number or 0), usable_gpus()
     if not found:
         raise DeviceError(f"device={device!r} was asked for, but there is no GPU: {why_no_gpu()} Or use device='cpu'.")
     if index >= len(found):
         there = "is 1 GPU: gpu:0" if len(found) == 1 else f"are {len(found)} GPUs: gpu:0 to gpu:{len(found) - 1}"
         raise DeviceError(f"device={device!r} was asked for, but there {there}.")
+    if device == "gpus":
+        return Placement("gpu", shards=len(found)), ", ".join(found)
     return Placement("gpu", index), found[index]
 
 

@@ -78,14 +78,20 @@ class Placement:
         device: "cpu" or "gpu".
         index: which GPU.
         threads: at most so many on a CPU; None for what the environment says, and else one a core.
+        shards: so many devices from ``index`` on, each of which takes some of a mini-batch's rows; each holds the data and the
+            parameters.
+        deterministic: on a GPU, only operations that answer the same bytes every time.
     """
 
     device: Literal["cpu", "gpu"] = "cpu"
     index: int = 0
     threads: int | None = None
+    shards: int = 1
+    deterministic: bool = False
 
     def __str__(self) -> str:
-        return self.device if self.index == 0 else f"{self.device}:{self.index}"
+        name = self.device if self.index == 0 else f"{self.device}:{self.index}"
+        return name if self.shards == 1 else f"{self.shards} {name}s"
 
 
 @dataclass

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import platformdirs
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from numpy.typing import NDArray
 
 from fcnet import counters
@@ -49,6 +50,9 @@ Inputs = jax.Array | NonzeroLists
 
 BLOCK = 1024
 """Rows at a time in ``evaluate`` and ``cost_and_gradient``; data is padded to a multiple of it."""
+STEPS_PER_PASS = {"cpu": 1, "gpu": 16}
+"""Steps between two looks at whether to go on. On a GPU the host looks, and waits for the device to do so, which takes about as long as
+a small step; a loop of a fixed number of steps needs no look."""
 FORWARD_BYTES = 1 << 26
 """How much the widest array of one block of ``forward`` may take."""
 
@@ -75,12 +79,22 @@ class Run:
 
 
 class XlaEngine:
-    """JAX compiled by XLA; see ``fcnet.engines.contract.Engine``."""
+    """JAX compiled by XLA; see ``fcnet.engines.contract.Engine``.
+
+    Args:
+        steps_per_pass: steps between two looks at whether to go on; None for ``STEPS_PER_PASS`` of the device.
+        unroll: how many of them are compiled side by side. Above 1, the bytes of a result depend on where chunks end, because XLA
+            fuses what lies side by side.
+        options: XLA's own compiler options, such as ``{"xla_gpu_enable_command_buffer": "FUSION,CUBLAS,WHILE"}``.
+    """
 
     name = "xla"
     description = f"JAX {jax.__version__}: CPU and GPU, any activation"
 
-    def __init__(self) -> None:
+    def __init__(
+        self, steps_per_pass: int | None = None, unroll: int = 1, options: Mapping[str, Any] | None = None
+    ) -> None:
+        self._steps_per_pass, self._unroll, self._options = steps_per_pass, unroll, dict(options or {})
         _use_compilation_cache()
 
     def supports(self, program: Program, placement: Placement) -> str | None:
@@ -119,28 +133,27 @@ class XlaEngine:
         (X.values if isinstance(X, NonzeroLists) else X)[weights == 0] = 0
         y[weights == 0] = 0
         with _precision(program):
-            device = jax_device(placement)
-            X, y, weights = jax.device_put((X, y, weights), device)
+            X, y, weights = jax.device_put((X, y, weights), _everywhere(placement))
             return Data(X, y, weights, part.kind)
 
     def start(self, program: Program, state: TrainState, placement: Placement) -> Run:
         """Copy a state to the device."""
         with _precision(program):
             # Copied, not viewed: the buffers are donated to the first chunk.
-            put = functools.partial(jax.device_put, device=jax_device(placement), may_alias=False)
+            put = functools.partial(jax.device_put, device=_everywhere(placement), may_alias=False)
             return Run(program, placement, put(state.parameters), put(state.slots), state.step)
 
     def replace(self, run: Run, parameters: Mapping[str, NDArray[Any]]) -> None:
         """Put other parameters in the place of a run's."""
         with _precision(run.program):
             own = {name: np.asarray(array, run.program.dtype) for name, array in parameters.items()}
-            run.parameters = jax.device_put(own, jax_device(run.placement), may_alias=False)
+            run.parameters = jax.device_put(own, _everywhere(run.placement), may_alias=False)
 
     def advance(self, run: Run, data: Data, plan: Plan) -> Report:
         """Do a chunk of steps."""
         program = run.program
         tables = {
-            "rows": plan.rows,
+            "rows": _padded_batches(plan.rows, run.placement.shards),
             "coefficients": plan.coefficients.astype(program.dtype),
             "l2": plan.l2.astype(program.dtype),
             "gain": _dropout_gain(program.model, plan.dropout).astype(program.dtype),
@@ -149,10 +162,11 @@ class XlaEngine:
         }
         if program.members is not None:  # steps lead, members follow: the loop indexes steps
             tables = {name: np.swapaxes(table, 0, 1) for name, table in tables.items()}
+        way = Way(self._steps_per_pass or STEPS_PER_PASS[run.placement.device], self._unroll, _mesh(run.placement))
         with _precision(program):
-            tables = jax.device_put(tables, jax_device(run.placement))
-            run.parameters, run.slots, costs, bad_step = _advance(
-                program, run.parameters, run.slots, data.X, data.y, data.weights, tables, plan.n_steps
+            tables = jax.device_put(tables, _everywhere(run.placement))
+            run.parameters, run.slots, costs, bad_step = self._compiled(_advance, run)(
+                program, way, run.parameters, run.slots, data.X, data.y, data.weights, tables, plan.n_steps
             )
             costs = np.asarray(costs, np.float64)[: plan.n_steps]
             bad_step = np.asarray(bad_step)
@@ -164,7 +178,7 @@ class XlaEngine:
     def evaluate(self, run: Run, data: Data) -> list[Metrics]:
         """Cost and accuracy on data, of each member."""
         with _precision(run.program):
-            sums = _evaluate(run.program, run.parameters, data.X, data.y, data.weights)
+            sums = self._compiled(_evaluate, run)(run.program, run.parameters, data.X, data.y, data.weights)
         cost, correct, weight = (np.atleast_1d(np.asarray(array, np.float64).sum(axis=-1)) for array in sums)
         scored = accuracy_rule(run.program, data.kind) is not None
         return [
@@ -179,22 +193,29 @@ class XlaEngine:
         outputs = np.empty((*lead, n_rows, model.n_out), dtype)
         widest = max(model.n_in, *(layer.n_out for layer in model.layers))
         height = max(8, 2 ** int(np.log2(FORWARD_BYTES / (widest * np.dtype(dtype).itemsize))))
-        device = jax_device(run.placement)
         for start in range(0, n_rows, height):
             rows = X[start : start + height]
             rows = rows.toarray() if is_sparse(rows) else rows
             block = np.zeros((_padded_length(len(rows)), model.n_in), dtype)
             block[: len(rows)] = rows
             with _precision(run.program):
-                answer = _forward(run.program, run.parameters, jax.device_put(block, device))
+                block_there = jax.device_put(block, _everywhere(run.placement))
+                answer = self._compiled(_forward, run)(run.program, run.parameters, block_there)
             outputs[..., start : start + len(rows), :] = np.asarray(answer)[..., : len(rows), :]
         return outputs
 
     def cost_and_gradient(self, run: Run, data: Data, l2: float = 0.0) -> tuple[float, dict[str, NDArray[Any]]]:
         """Mean cost without dropout + 0.5 * l2 * sum(w^2), and its gradient."""
         with _precision(run.program):
-            cost, gradient = _cost_and_gradient(run.program, run.parameters, data.X, data.y, data.weights, l2)
+            cost, gradient = self._compiled(_cost_and_gradient, run)(
+                run.program, run.parameters, data.X, data.y, data.weights, l2
+            )
         return float(cost), {name: np.array(array) for name, array in gradient.items()}
+
+    def _compiled(self, function: Callable[..., Any], run: Run) -> Callable[..., Any]:
+        """A function of this file, compiled as the run's placement asks."""
+        options = {**self._options, **({"xla_gpu_deterministic_ops": True} if run.placement.deterministic else {})}
+        return _jit(function, tuple(options.items()))
 
     def snapshot(self, run: Run) -> TrainState:
         """The state, copied to the host."""
@@ -223,6 +244,20 @@ def jax_device(placement: Placement) -> jax.Device:
     return (jax.devices("cpu") if placement.device == "cpu" else gpus())[placement.index]
 
 
+def _mesh(placement: Placement) -> Mesh | None:
+    """The devices that share out a batch's rows; None for one alone."""
+    if placement.shards == 1:
+        return None
+    devices = jax.devices("cpu") if placement.device == "cpu" else gpus()
+    return Mesh(np.array(devices[placement.index : placement.index + placement.shards]), ("rows",))
+
+
+def _everywhere(placement: Placement) -> Any:
+    """Where arrays go: to the placement's device, or to each of its devices."""
+    mesh = _mesh(placement)
+    return jax_device(placement) if mesh is None else NamedSharding(mesh, PartitionSpec())
+
+
 def _precision(program: Program) -> AbstractContextManager[Any]:
     """float64 is on for the run that asks for it, and for no other."""
     return jax.enable_x64(program.dtype == "float64")
@@ -241,6 +276,18 @@ def _use_compilation_cache() -> None:
     if os.access(folder, os.W_OK):
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+@functools.cache
+def _jit(function: Callable[..., Any], options: tuple[tuple[str, Any], ...]) -> Callable[..., Any]:
+    """A function compiled with XLA's options; the state that a chunk of steps begins with is given up to it."""
+    advances = function is _advance
+    return jax.jit(
+        function,
+        static_argnames=("program", "way") if advances else "program",
+        donate_argnames=("parameters", "slots") if advances else (),
+        compiler_options=dict(options) or None,
+    )
 
 
 # --- What is compiled -------------------------------------------------------------------------------------------------
@@ -268,6 +315,12 @@ def _padded_rows(rows: Rows, length: int, dtype: Any) -> NDArray[Any] | NonzeroL
     padded = np.zeros((length, n_in), dtype)
     padded[:n_rows] = rows
     return padded
+
+
+def _padded_batches(rows: NDArray[np.int32], shards: int) -> NDArray[np.int32]:
+    """Row indices of each step with -1 added, so that every device takes as many."""
+    missing = -rows.shape[-1] % shards
+    return rows if not missing else np.pad(rows, [(0, 0)] * (rows.ndim - 1) + [(0, missing)], constant_values=-1)
 
 
 def _dense(x: Inputs, n_in: int) -> jax.Array:
@@ -380,12 +433,14 @@ def _step(
     X: Inputs,
     y: jax.Array,
     weights: jax.Array,
+    mesh: Mesh | None,
     parameters: Parameters,
     slots: Slots,
     row: Tables,
+    going: jax.Array,
 ) -> tuple[Parameters, Slots, jax.Array]:
-    """One step: the new parameters and slots where the cost is finite, the old ones where not."""
-    rows = row["rows"]
+    """One step: the new parameters and slots where it goes on and the cost is finite, the old ones where not."""
+    rows = _shared_out(row["rows"], mesh)
     batch = jnp.maximum(rows, 0)
     batch_weights = jnp.where(rows >= 0, weights[batch], 0.0)
     x = jax.tree.map(lambda numbers: numbers[batch], X)
@@ -393,7 +448,7 @@ def _step(
     cost, gradient = jax.value_and_grad(
         lambda parameters: _mean_cost(program, parameters, x, y[batch], batch_weights, dropout)
     )(parameters)
-    finite = jnp.isfinite(cost)
+    learns = going & jnp.isfinite(cost)
     coefficients = tuple(row["coefficients"])
     new_parameters: Parameters = {}
     new_slots: Slots = {slot: {} for slot in program.rule.slots}
@@ -402,15 +457,29 @@ def _step(
         g = gradient[name] + row["l2"] * parameter if decays else gradient[name]
         old = [slots[slot][name] for slot in program.rule.slots]
         updated, new = program.rule.update(parameter, g, old, coefficients, decays)
-        new_parameters[name] = jnp.where(finite, updated, parameter)
+        new_parameters[name] = jnp.where(learns, updated, parameter)
         for slot, before, after in zip(program.rule.slots, old, new, strict=True):
-            new_slots[slot][name] = jnp.where(finite, after, before)
+            new_slots[slot][name] = jnp.where(learns, after, before)
     return new_parameters, new_slots, cost
 
 
-@functools.partial(jax.jit, static_argnames="program", donate_argnames=("parameters", "slots"))
+def _shared_out(rows: jax.Array, mesh: Mesh | None) -> jax.Array:
+    """Some rows of a batch on each device; XLA then shares out what is computed of them, and sums gradients over devices."""
+    return rows if mesh is None else jax.lax.with_sharding_constraint(rows, NamedSharding(mesh, PartitionSpec("rows")))
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a chunk of steps is compiled: so many steps in a pass, so many of them side by side, on those devices."""
+
+    steps_per_pass: int
+    unroll: int
+    mesh: Mesh | None
+
+
 def _advance(
     program: Program,
+    way: Way,
     parameters: Parameters,
     slots: Slots,
     X: Inputs,
@@ -420,7 +489,7 @@ def _advance(
     n_steps: int,
 ) -> tuple[Parameters, Slots, jax.Array, jax.Array]:
     """Steps 0 to n_steps - 1 of the tables, or until no member is left whose cost is finite."""
-    step = functools.partial(_step, program, X, y, weights)
+    step = functools.partial(_step, program, X, y, weights, way.mesh)
     members = () if program.members is None else (program.members,)
     if members:
         step = jax.vmap(step)
@@ -430,20 +499,18 @@ def _advance(
         i, _, _, _, bad_step = carry
         return (i < n_steps) & jnp.any(bad_step < 0)
 
-    def body(carry: Any) -> Any:
+    def one(_: Any, carry: Any) -> Any:
         i, parameters, slots, costs, bad_step = carry
-        row = {name: table[i] for name, table in tables.items()}
-        new_parameters, new_slots, cost = step(parameters, slots, row)
-        if members:  # a member that has gone bad stays as it was
-            alive = bad_step < 0
-            cost = jnp.where(alive, cost, jnp.nan)
+        row = {name: table[jnp.minimum(i, length - 1)] for name, table in tables.items()}
+        going = (i < n_steps) & (bad_step < 0)  # beyond the last step, and from a bad one on, all stays as it was
+        parameters, slots, cost = step(parameters, slots, row, going)
+        bad_step = jnp.where(going & ~jnp.isfinite(cost), i, bad_step)
+        return i + 1, parameters, slots, costs.at[i].set(jnp.where(going, cost, jnp.nan)), bad_step
 
-            def keep(new: jax.Array, old: jax.Array) -> jax.Array:
-                return jnp.where(alive.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
-
-            new_parameters, new_slots = jax.tree.map(keep, (new_parameters, new_slots), (parameters, slots))
-        bad_step = jnp.where((bad_step < 0) & ~jnp.isfinite(cost), i, bad_step)
-        return i + 1, new_parameters, new_slots, costs.at[i].set(cost), bad_step
+    def body(carry: Any) -> Any:
+        if way.steps_per_pass == 1:
+            return one(0, carry)
+        return jax.lax.fori_loop(0, way.steps_per_pass, one, carry, unroll=way.unroll)
 
     start = (
         jnp.int32(0),
@@ -456,7 +523,6 @@ def _advance(
     return parameters, slots, costs, bad_step
 
 
-@functools.partial(jax.jit, static_argnames="program")
 def _evaluate(
     program: Program, parameters: Parameters, X: Inputs, y: jax.Array, weights: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -487,7 +553,6 @@ def _evaluate(
     return (blocks if program.members is None else jax.vmap(blocks))(parameters)  # type: ignore[return-value]
 
 
-@functools.partial(jax.jit, static_argnames="program")
 def _forward(program: Program, parameters: Parameters, X: jax.Array) -> jax.Array:
     def outputs(parameters: Parameters) -> jax.Array:
         return _through(program, program.model, parameters, X, None)[1]
@@ -495,7 +560,6 @@ def _forward(program: Program, parameters: Parameters, X: jax.Array) -> jax.Arra
     return (outputs if program.members is None else jax.vmap(outputs))(parameters)
 
 
-@functools.partial(jax.jit, static_argnames="program")
 def _cost_and_gradient(
     program: Program, parameters: Parameters, X: Inputs, y: jax.Array, weights: jax.Array, l2: float
 ) -> tuple[jax.Array, Parameters]:
