@@ -38,6 +38,7 @@ ORDER = [
     "data.sources",
     "engines.contract",
     "engines.xla",
+    "engines.gpus",
     "engines.native",
     "engines.choose",
     "history",

@@ -9,7 +9,8 @@ import subprocess
 import sys
 import threading
 import time
-from types import SimpleNamespace
+from dataclasses import replace
+from pathlib import Path
 
 import jax
 import matplotlib
@@ -20,7 +21,8 @@ import pytest
 import fcnet
 import reference
 from fcnet import loop, steps, training
-from fcnet.engines import choose
+from fcnet.engines import choose, gpus
+from fcnet.engines.gpus import Surroundings
 from fcnet.errors import DeviceError, DivergenceError, InputError
 from fcnet.history import EpochRecord, Observer
 from fcnet.optimizers import SGD
@@ -711,18 +713,25 @@ def test_an_activation_that_cannot_be_traced_is_refused():
 # --- Devices ------------------------------------------------------------------------------------------------------------
 
 
+SEEN = Surroundings((580, 65, 6), True, 13, None)
+
+
 @pytest.mark.parametrize(
-    ("driver", "plugin", "advice"),
+    ("seen", "advice"),
     [
-        (False, False, "this machine shows no NVIDIA driver; with an NVIDIA GPU, install its driver and 'fcnet[gpu]'."),
-        (True, False, "JAX is installed without GPU support; install it with: pip install 'fcnet[gpu]'."),
-        (True, True, "JAX's GPU support is installed but found no usable GPU; run nvidia-smi to check driver and GPU."),
+        ({"driver": None, "card": False}, "this machine shows no NVIDIA driver; with an NVIDIA GPU, install its driver and 'fcnet[gpu]'."),
+        ({"driver": None}, "this machine has an NVIDIA GPU, but no driver for it is loaded; install the driver, and run nvidia-smi to check it."),
+        ({"cuda": None}, "JAX is installed without GPU support; install it with: pip install 'fcnet[gpu]'."),
+        ({"driver": (470, 82, 1)}, "the NVIDIA driver 470.82.1 is too old for JAX's CUDA 13, which needs 580.65 or newer; update the driver."),
+        ({"hidden": "JAX_PLATFORMS=cpu"}, "the environment says JAX_PLATFORMS=cpu, which hides GPUs; unset it."),
+        ({}, "JAX's GPU support is installed but found no usable GPU; run nvidia-smi to check driver and GPU. JAX says: no luck"),
+        ({"driver": ()}, "JAX's GPU support is installed but found no usable GPU; run nvidia-smi to check driver and GPU. JAX says: no luck"),
     ],
-)
-def test_a_gpu_that_is_not_there(monkeypatch, capsys, driver, plugin, advice):
+)  # fmt: skip
+def test_a_gpu_that_is_not_there(monkeypatch, capsys, seen, advice):
     monkeypatch.setattr(choose, "usable_gpus", list)
-    monkeypatch.setattr(choose, "Path", lambda path: SimpleNamespace(exists=lambda: driver))
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: object() if plugin else None)
+    monkeypatch.setattr(choose, "surroundings", lambda: replace(SEEN, **seen))
+    monkeypatch.setattr("fcnet.engines.xla.why_no_gpus", lambda: "no luck")
     message = f"device='gpu' was asked for, but there is no GPU: {advice} Or use device='cpu'."
     with pytest.raises(DeviceError, match=re.escape(message)):
         fit(engine="auto", device="gpu")
@@ -730,6 +739,38 @@ def test_a_gpu_that_is_not_there(monkeypatch, capsys, driver, plugin, advice):
         small().predict(TEST[0], device="gpu:1")
     fit(engine="auto", device="auto", verbose="lines", epochs=1)
     assert capsys.readouterr().err.startswith(f"fcnet: engine native on cpu (no GPU: {advice})\n")
+
+
+def test_what_is_seen_of_gpus(monkeypatch, tmp_path):
+    """Files and variables as they are on machines with and without a GPU."""
+    monkeypatch.setattr(gpus, "Path", lambda path: Path(tmp_path / str(path).lstrip("/")))
+    monkeypatch.setattr(gpus.importlib.util, "find_spec", lambda name: object() if "cuda12" in name else None)
+    for name in ("JAX_PLATFORMS", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+    assert gpus.surroundings() == Surroundings(None, False, 12, None)
+    device = tmp_path / "sys/bus/pci/devices/0000:00:04.0"
+    device.mkdir(parents=True)
+    (device / "vendor").write_text("0x10de\n")
+    assert not gpus.surroundings().card
+    (device / "class").write_text("0x030200\n")
+    assert gpus.surroundings().card
+    version = tmp_path / "proc/driver/nvidia/version"
+    version.parent.mkdir(parents=True)
+    version.write_text(
+        "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.183.01  Sun May 12 19:39:15 UTC 2024\nGCC version: 12.2.0\n"
+    )
+    assert gpus.surroundings().driver == (535, 183, 1)
+    version.unlink()
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev/nvidiactl").touch()
+    assert gpus.surroundings().driver == ()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    assert gpus.surroundings().hidden == "CUDA_VISIBLE_DEVICES=-1"
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    assert gpus.surroundings().hidden == "JAX_PLATFORMS=cpu"
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda,cpu")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    assert gpus.surroundings().hidden is None
 
 
 def test_a_gpu_beyond_those_there_are(monkeypatch):

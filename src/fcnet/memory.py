@@ -146,4 +146,5 @@ def in_words(n_bytes: int) -> str:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an engine's error says that memory ran out."""
-    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+    says = str(error)
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in says or "CUDA_ERROR_OUT_OF_MEMORY" in says

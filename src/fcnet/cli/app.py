@@ -452,6 +452,8 @@ def warmup() -> None:
 def devices() -> None:
     """Which engines and devices can be used here, and why others cannot."""
     from fcnet.engines.choose import ENGINES, engine_named, usable_gpus, why_no_gpu
+    from fcnet.engines.contract import Placement
+    from fcnet.memory import in_words
 
     for name in ENGINES:
         print(f"engine  {name:<8}{engine_named(name).description}")
@@ -459,7 +461,8 @@ def devices() -> None:
     print(f"device  {'cpu':<8}usable, {cores} cores")
     found = usable_gpus()
     for index, name in enumerate(found):
-        print(f"device  {f'gpu:{index}':<8}usable, {name}")
+        free = engine_named("xla").free_memory(Placement("gpu", index))  # type: ignore[attr-defined]  # of this engine
+        print(f"device  {f'gpu:{index}':<8}usable, {name}{f', {in_words(free)} of memory free' if free else ''}")
     if not found:
         print(f"device  {'gpu':<8}not usable: {why_no_gpu()}")
 

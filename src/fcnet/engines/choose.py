@@ -6,9 +6,9 @@ import functools
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from fcnet.engines.contract import Engine, Placement, Program
+from fcnet.engines.gpus import surroundings, why_not
 from fcnet.errors import DeviceError, InputError, unknown_name
 
 
@@ -108,22 +108,19 @@ def _place(device: str) -> tuple[Placement, str]:
 
 def usable_gpus() -> list[str]:
     """The names of the GPUs that an engine can use."""
-    if not (_has_nvidia_driver() or importlib.util.find_spec("jax_plugins")):
+    seen = surroundings()
+    if seen.driver is None and not importlib.util.find_spec("jax_plugins"):
         return []  # known without importing JAX
     from fcnet.engines.xla import gpus
 
     return [gpu.device_kind for gpu in gpus()]
 
 
-def _has_nvidia_driver() -> bool:
-    return Path("/proc/driver/nvidia/version").exists() or Path("/dev/nvidiactl").exists()
-
-
 def why_no_gpu() -> str:
     """Why no GPU can be used, and what to install."""
-    plugin = any(importlib.util.find_spec(f"jax_cuda{n}_plugin") is not None for n in (12, 13))
-    if not _has_nvidia_driver():
-        return "this machine shows no NVIDIA driver; with an NVIDIA GPU, install its driver and 'fcnet[gpu]'."
-    if not plugin:
-        return "JAX is installed without GPU support; install it with: pip install 'fcnet[gpu]'."
-    return "JAX's GPU support is installed but found no usable GPU; run nvidia-smi to check driver and GPU."
+    seen = surroundings()
+    if seen.driver is None or seen.cuda is None:
+        return why_not(seen)
+    from fcnet.engines.xla import why_no_gpus
+
+    return why_not(seen, why_no_gpus())

@@ -239,6 +239,15 @@ def gpus() -> list[jax.Device]:
         return []
 
 
+def why_no_gpus() -> str:
+    """What JAX says when it is asked for a GPU, in a line; empty where it has one."""
+    try:
+        jax.devices("gpu")
+    except RuntimeError as error:
+        return str(error).strip().split("\n")[0][:300]
+    return ""
+
+
 def jax_device(placement: Placement) -> jax.Device:
     """The JAX device of a placement."""
     return (jax.devices("cpu") if placement.device == "cpu" else gpus())[placement.index]
