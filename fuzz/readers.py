@@ -194,7 +194,7 @@ def read_parquet(content: bytes) -> Any:
 def read_saved_table(content: bytes) -> Any:
     """The ``table.json`` of a table's model, beside a network that fits the one of the seeds."""
     import fcnet
-    from fcnet.tabular.saved import load_estimator
+    from fcnet.tabular.estimators import load_estimator
 
     folder = Path(FOLDER.name, "saved-table")
     if not folder.exists():
@@ -502,7 +502,15 @@ def run_one(name: str, options: list[str]) -> None:
             if isinstance(function, types.FunctionType) and function.__module__ in ("pickle", "zipfile"):
                 atheris.instrument_func(function)
     with atheris.instrument_imports(include=["fcnet"]):
-        for module in ("data.sources", "data.table", "data.parquet", "network", "keeper", "tabular.saved", "cli.runs"):
+        for module in (
+            "data.sources",
+            "data.table",
+            "data.parquet",
+            "network",
+            "keeper",
+            "tabular.estimators",
+            "cli.runs",
+        ):
             importlib.import_module(f"fcnet.{module}")
     from fcnet.errors import FcnetError
 

@@ -39,7 +39,7 @@ from fcnet.data import mnist
 from fcnet.data.sources import load_rows
 from fcnet.data.table import read_table
 from fcnet.errors import FcnetError
-from fcnet.tabular.saved import load_estimator
+from fcnet.tabular.estimators import load_estimator
 
 PAGE = Path(__file__).parents[1] / "docs" / "errors.md"
 
@@ -314,6 +314,7 @@ TABLES = (
         "TabularClassifier('fast').fit", {"X": "frame(table)", "y": "answers"},
         {
             "X": _FRAMES, "y": ("None", "['a'] * 40", "[None, *answers[1:]]", "answers[:7]", "np.linspace(0, 1, 40)"),
+            "weights": ("3", "['a'] * 40", "np.zeros(40)", "[-1.0] * 40", "[1.0] * 7"),
             "eval_set": ("3", "(frame(table), ['z'] * 40)", "(frame({'size': [1.0]}), ['a'])"),
         },
         foreign=frozenset({"X", "y"}),
@@ -321,7 +322,10 @@ TABLES = (
     Call("TabularRegressor", {"preset": "'fast'"}, {**_TABLE, "interval": ("1.0", "'wide'")}, after=".fit(frame(table), prices)"),
     Call(
         "TabularRegressor('fast').fit", {"X": "frame(table)", "y": "prices"},
-        {"X": _FRAMES, "y": ("None", "answers", "[nan, *prices[1:]]", "prices[:7]"), "eval_set": ("3", "(frame(table), [nan] * 40)")},
+        {
+            "X": _FRAMES, "y": ("None", "answers", "[nan, *prices[1:]]", "prices[:7]"), "weights": ("3", "[nan] * 40"),
+            "eval_set": ("3", "(frame(table), [nan] * 40)"),
+        },
         foreign=frozenset({"X"}),
     ),
     *(
@@ -428,10 +432,10 @@ def table_of(classifier: Any, **facts: Any) -> Callable[[Path], None]:
     """A saved table's model with other facts in its ``table.json``."""
 
     def make(path: Path) -> None:
-        from fcnet.tabular.saved import TABLE_FILE, save_estimator
+        from fcnet.tabular.saved import TABLE_FILE
 
         path.mkdir()
-        save_estimator(classifier(), path, "target")
+        classifier().write(path, "target")
         description = json.loads((path / TABLE_FILE).read_text())
         (path / TABLE_FILE).write_text(json.dumps(description | facts))
 

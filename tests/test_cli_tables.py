@@ -15,7 +15,7 @@ import pytest
 from fcnet.cli.app import main
 from fcnet.data import delimited
 from fcnet.errors import FileError
-from fcnet.tabular.saved import load_estimator
+from fcnet.tabular.estimators import load_estimator
 
 COMMAND = Path(sys.executable).with_name("fcnet")
 

@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from fcnet.data.arrays import Part
-from fcnet.data.split import hold_out, split
+from fcnet.data.split import folds, hold_out, split
 from fcnet.errors import InputError
 
 
@@ -161,3 +161,13 @@ def test_hold_out_refuses_what_leaves_nothing():
         hold_out(Part(np.zeros((1, 1)), np.zeros(1, np.int64)), 0.5, name="X_train")
     with pytest.raises(InputError, match="fraction must be a share"):
         hold_out(part, 2)
+
+
+def test_folds_are_equally_large_and_hold_the_classes_in_proportion():
+    y = np.repeat([0, 1, 2], [60, 30, 15])
+    fold = folds(y, 5, seed=3)
+    counts = np.array([np.bincount(y[fold == number], minlength=3) for number in range(5)])
+    assert (counts == [12, 6, 3]).all()
+    assert (fold == folds(y, 5, seed=3)).all()
+    assert (fold != folds(y, 5, seed=4)).any()
+    assert np.bincount(folds(np.zeros((11, 1)), 4)).tolist() == [3, 3, 3, 2]

@@ -109,6 +109,15 @@ def test_another_type_is_refused_by_row(training, given, message):
     assert "\x1b" not in str(raised.value)
 
 
+def test_one_new_name_may_look_like_a_number():
+    column = column_of(series(["a", "b", "c"]))
+    assert column.encode(series(["12"]), 1).tolist() == [[0, 0, 0]]
+    with pytest.raises(InputError, match="in row 1, and had a name in each"):
+        column.encode(series(["12"] * 10), 1)
+    with pytest.raises(InputError, match="in row 1, and had a name in each"):
+        column.encode(series([12]), 1)
+
+
 def test_a_table():
     frame = polars.DataFrame({"a": [1, 2, 4, 8], "b": ["x", "y", "z", None], "c": [0, 0, 0, 0]})
     columns = describe(frame)

@@ -16,7 +16,7 @@ from sklearn.utils.estimator_checks import check_estimator
 
 from fcnet import TabularClassifier, TabularRegressor
 from fcnet.data.table import read_table
-from fcnet.errors import InputError, TrainingWarning
+from fcnet.errors import FileError, InputError, TrainingWarning
 from fcnet.tabular.calibration import expected_calibration_error, fit_temperature, interval_correction, tempered
 from fcnet.tabular.recipe import CosineLog
 
@@ -130,6 +130,75 @@ def test_several_networks_are_averaged(monkeypatch):
     weights = [arrays["layers.0.weights"] for arrays in model.members_]
     assert (weights[0] != weights[1]).any()
     assert "3 networks" in model.summary()
+
+
+def test_each_of_several_networks_sets_aside_another_fold(monkeypatch):
+    from dataclasses import replace
+
+    from fcnet.tabular import recipe
+
+    monkeypatch.setitem(recipe.PRESETS, "best", replace(recipe.PRESETS["fast"], members=3, epochs=3, steps=3))
+    seen = []
+
+    def noted(network, training, validation, **settings):
+        seen.append([{tuple(row) for row in part.X.tolist()} for part in (training, validation)])
+        return train(network, training, validation, **settings)
+
+    train = recipe.train
+    monkeypatch.setattr(recipe, "train", noted)
+    draw = np.random.default_rng(0)
+    X, y = draw.normal(size=(70, 2)), draw.normal(size=70)
+    model = TabularRegressor("best", validation_fraction=0.2).fit(X, y)
+    assert [(len(training), len(validation)) for training, validation in seen] == [(56, 14)] * 3
+    assert all(not training & validation for training, validation in seen)
+    assert len(set.union(*(validation for _, validation in seen))) == 42
+    assert model.feature_importances_.shape == (2,)
+    seen.clear()
+    TabularRegressor("best").fit(X[:50], y[:50], eval_set=(X[50:], y[50:]))
+    assert [(len(training), len(validation)) for training, validation in seen] == [(50, 20)] * 3
+
+
+def test_weights_of_rows():
+    draw = np.random.default_rng(0)
+    X = draw.normal(size=(600, 1))
+    y = np.where(np.arange(600) % 2, 1.0, -1.0) + 0.01 * X[:, 0]
+    model = TabularRegressor("fast", random_state=0).fit(X, y, weights=np.where(np.arange(600) % 2, 9.0, 1.0))
+    assert model.target_mean_ == pytest.approx(0.8, abs=0.01)
+    assert model.predict(X).mean() == pytest.approx(0.8, abs=0.15)
+    labels = np.where(np.arange(600) % 2, "b", "a")
+    model = TabularClassifier("fast", random_state=0).fit(X, labels, weights=np.where(np.arange(600) % 2, 3.0, 1.0))
+    assert (model.predict(X) == "b").all()
+    assert model.predict_proba(X)[:, 1].mean() == pytest.approx(0.75, abs=0.05)
+    for bad, message in (
+        (np.ones(3), "X has 600 rows and weights has 3"),
+        (-np.ones(600), "weights holds -1.0 in row 1"),
+        (np.zeros(600), "weights are 0 in every row"),
+        (["a"] * 600, "weights must be a number for each row"),
+    ):
+        with pytest.raises(InputError, match=message):
+            TabularClassifier("fast").fit(X, labels, weights=bad)
+
+
+def test_save_and_load(classifier, tmp_path):
+    frame, _, values = messy(200, seed=4)
+    classifier.save(tmp_path / "classes")
+    loaded = TabularClassifier.load(tmp_path / "classes")
+    np.testing.assert_array_equal(loaded.predict_proba(frame), classifier.predict_proba(frame))
+    assert (loaded.predict(frame) == classifier.predict(frame)).all()
+    with pytest.raises(FileError, match="it holds 'classification', expected regression"):
+        TabularRegressor.load(tmp_path / "classes")
+    regressor = TabularRegressor("fast", interval=0.8, random_state=0).fit(frame, values)
+    regressor.save(tmp_path / "classes")  # in its place
+    loaded = TabularRegressor.load(tmp_path / "classes")
+    np.testing.assert_array_equal(loaded.predict_interval(frame), regressor.predict_interval(frame))
+    with pytest.raises(AttributeError, match="no importances"):
+        loaded.feature_importances_
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "letter.txt").write_text("dear")
+    with pytest.raises(FileError, match="holds other files"):
+        classifier.save(tmp_path / "other")
+    with pytest.raises(FileError):
+        TabularClassifier.load(tmp_path / "other")
 
 
 def test_ctrl_c_keeps_the_best_network(monkeypatch):

@@ -428,7 +428,7 @@ def info(run: Run, json_line: Json = False) -> None:
         return
     print(network.summary())
     if (run / "table.json").is_file():
-        from fcnet.tabular.saved import load_estimator
+        from fcnet.tabular.estimators import load_estimator
 
         print(f"\ncolumns\n{load_estimator(run)[0].columns_.summary()}")
     for title in ("settings", "versions", "results"):

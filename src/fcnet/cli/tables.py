@@ -24,8 +24,7 @@ from fcnet.data.files import open_file, shown
 from fcnet.data.split import hold_out
 from fcnet.data.table import read_batches, read_table
 from fcnet.errors import FcnetError, FileError, InputError, TrainingWarning, did_you_mean
-from fcnet.tabular.estimators import TabularClassifier, TabularRegressor
-from fcnet.tabular.saved import load_estimator, save_estimator
+from fcnet.tabular.estimators import TabularClassifier, TabularRegressor, load_estimator
 from fcnet.tabular.values import numbers_of, text_of
 
 if TYPE_CHECKING:
@@ -154,7 +153,7 @@ def train(
         "results": results,
     }
     with runs.undisturbed():
-        save_estimator(estimator, folder, target, split_column=split_column, data_sha256=_digest(path))
+        estimator.write(folder, target, split_column=split_column, data_sha256=_digest(path))
         runs.write_history(folder, estimator.history_)
         if tested is not None:
             tested.draw(folder, estimator)

@@ -92,6 +92,19 @@ def hold_out(part: Part, fraction: float, seed: int = 0, name: str = "The data")
     return _rows(part, rest), _rows(part, held)
 
 
+def folds(y: NDArray[Any], n_folds: int, seed: int = 0) -> NDArray[np.int64]:
+    """The fold of each row, ``(n_rows,)`` of 0 to n_folds - 1: about equally large, with the classes in proportion.
+
+    Args:
+        y: int64 labels ``(n_rows,)``, or values ``(n_rows, n_out)``.
+        n_folds: how many there are.
+        seed: decides which rows.
+    """
+    fold = np.empty(len(y), np.int64)
+    fold[_spread(y, _random_order(len(y), seed))] = np.arange(len(y)) * n_folds // len(y)
+    return fold
+
+
 def _n_rows(n: int, fraction: float, name: str) -> int:
     if not isinstance(fraction, Real) or not 0.0 < fraction < 1.0:
         raise InputError(f"{name} must be a share of the rows between 0 and 1, both excluded, got {fraction!r}.")

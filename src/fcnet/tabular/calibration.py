@@ -19,25 +19,30 @@ def tempered(probabilities: NDArray[np.float64], temperature: float) -> NDArray[
     return powers / powers.sum(axis=1, keepdims=True)
 
 
-def fit_temperature(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
+def fit_temperature(
+    probabilities: NDArray[np.float64], labels: NDArray[np.int64], weights: NDArray[np.float64] | None = None
+) -> float:
     """The temperature in [0.05, 20] with the least mean of -log p of the right classes: Guo et al., 2017."""
     from scipy.optimize import minimize_scalar
 
     def cost(log_temperature: float) -> float:
         right = tempered(probabilities, math.exp(log_temperature))[np.arange(len(labels)), labels]
-        return float(-np.log(np.maximum(right, _SMALLEST)).mean())
+        return float(np.average(-np.log(np.maximum(right, _SMALLEST)), weights=weights))
 
     found = minimize_scalar(cost, bounds=(math.log(0.05), math.log(20.0)), method="bounded")
     return math.exp(found.x) if found.fun < cost(0.0) else 1.0
 
 
-def expected_calibration_error(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
+def expected_calibration_error(
+    probabilities: NDArray[np.float64], labels: NDArray[np.int64], weights: NDArray[np.float64] | None = None
+) -> float:
     """The mean distance of confidence and accuracy over 15 bins of confidence, by their rows: Guo et al., 2017."""
     confidence = probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == labels
     bins = np.minimum((confidence * _BINS).astype(np.int64), _BINS - 1)
-    gaps = np.bincount(bins, weights=right - confidence, minlength=_BINS)
-    return float(np.abs(gaps).sum() / len(labels))
+    counts = np.ones(len(labels)) if weights is None else weights
+    gaps = np.bincount(bins, weights=(right - confidence) * counts, minlength=_BINS)
+    return float(np.abs(gaps).sum() / counts.sum())
 
 
 def interval_correction(

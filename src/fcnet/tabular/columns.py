@@ -104,7 +104,7 @@ class Boolean:
         if self.values == _TRUTH:
             lower = text.str.to_lowercase().replace({"0": "false", "1": "true"})
             text = parsed(lower, as_booleans(lower), first_row, "true or false").cast(text.dtype)
-        codes = names_of(text, self.values, first_row)
+        codes = names_of(text, self.values, first_row, column.dtype.is_numeric())
         return np.array([-1.0, 1.0, 0.0], np.float32)[codes][:, None]
 
 
@@ -139,7 +139,7 @@ class Category:
     def places(self, column: polars.Series, first_row: int) -> NDArray[np.int64]:
         """Which feature is 1 in each row; ``width`` where none is."""
         text = text_of(column)
-        codes = names_of(text, self.values, first_row)
+        codes = names_of(text, self.values, first_row, column.dtype.is_numeric())
         if self.rare:  # a rare value's place is the one behind the others; a missing value has none
             codes[text.is_null().to_numpy()] = len(self.values) + 1
         return codes

@@ -6,38 +6,113 @@ import math
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
-from sklearn.utils import check_array, check_random_state
+from sklearn.utils import check_array, check_random_state, column_or_1d
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from fcnet.data.arrays import Part, is_sparse
-from fcnet.data.split import hold_out
+from fcnet.data.split import folds, hold_out
 from fcnet.errors import InputError, TrainingWarning, did_you_mean
 from fcnet.history import History
 from fcnet.network import Network
 from fcnet.progress import progress_observer
+from fcnet.tabular import saved
 from fcnet.tabular.columns import Columns, describe, id_like
 from fcnet.tabular.frames import as_frame, is_frame
 from fcnet.tabular.leaks import leaking
-from fcnet.tabular.recipe import PRESETS, Architecture, Machine, Recipe, train_members
+from fcnet.tabular.recipe import (
+    PRESETS,
+    Architecture,
+    Arrays,
+    Machine,
+    Recipe,
+    architecture_of,
+    network_of,
+    train_members,
+)
+from fcnet.tabular.saved import Files
 
 if TYPE_CHECKING:
     import polars
-
-Arrays = dict[str, NDArray[Any]]
 
 BATCH = 1 << 14
 """Rows that are predicted at a time."""
 JUDGED_ROWS = 5000
 """At most so many validation rows decide the importance of columns."""
 SHUFFLES = 3
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a table, and what a network reads of them.
+
+    Attributes:
+        frame: the columns as they came.
+        features: ``(n_rows, width)``.
+        target: ``(n_rows,)`` int64 places of classes, or float64 values.
+        weights: ``(n_rows,)`` float64, how much each counts; None where all count 1.
+    """
+
+    frame: polars.DataFrame
+    features: Any
+    target: NDArray[Any]
+    weights: NDArray[np.float64] | None
+
+    def part(self, answers: NDArray[Any], which: Any = slice(None)) -> Part:
+        """Features and answers of some rows."""
+        return Part(self.features[which], answers[which], None if self.weights is None else self.weights[which])
+
+    def some(self, which: Any) -> Rows:
+        """Some of the rows."""
+        weights = None if self.weights is None else self.weights[which]
+        return Rows(self.frame[which], self.features[which], self.target[which], weights)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which rows train each member, and which are set aside for it.
+
+    One member sets aside a share of the rows. Several set aside another fold each, so that each row trains most of them and judges
+    one that has not seen it. Validation data of one's own is everyone's.
+
+    Attributes:
+        rows: all but validation data of one's own.
+        own: that.
+        held: the rows that are set aside, a fold for each of the first members and then from the start again.
+    """
+
+    rows: Rows
+    own: Rows | None
+    held: tuple[NDArray[np.int64], ...]
+
+    def parts(self, answers: Callable[[NDArray[Any]], NDArray[Any]]) -> Callable[[int], tuple[Part, Part]]:
+        """A member's training and validation rows; ``answers`` makes of a target what a network is to say."""
+        answered = answers(self.rows.target)
+        own = None if self.own is None else self.own.part(answers(self.own.target))
+
+        def of(member: int) -> tuple[Part, Part]:
+            if own is not None:
+                return self.rows.part(answered), own
+            held = np.zeros(len(answered), bool)
+            held[self.held[member % len(self.held)]] = True
+            return self.rows.part(answered, np.flatnonzero(~held)), self.rows.part(answered, np.flatnonzero(held))
+
+        return of
+
+    def judged(self, n_members: int) -> list[tuple[Rows, list[int]]]:
+        """Rows that were set aside, and the members that have not seen them."""
+        if self.own is not None:
+            return [(self.own, list(range(n_members)))]
+        members = [list(range(fold, n_members, len(self.held))) for fold in range(len(self.held))]
+        return [(self.rows.some(rows), by) for rows, by in zip(self.held, members, strict=True) if by]
 
 
 class TabularEstimator(BaseEstimator):
@@ -53,47 +128,54 @@ class TabularEstimator(BaseEstimator):
     n_threads: int | None
     verbose: Any
     members_: list[Arrays]
+    validation_score_: float
+    n_features_in_: int
+    _task: str
     architecture_: Architecture
     columns_: Columns
     history_: History
     _random: np.random.RandomState
+    _recipe: Recipe
 
     # --- Training -----------------------------------------------------------------------------------------------------
 
-    def _fit(self, X: Any, y: Any, eval_set: Any) -> Any:
+    def _fit(self, X: Any, y: Any, weights: Any, eval_set: Any) -> Any:
         """One training, from ``fit``'s arguments."""
         deadline = math.inf if self.max_time is None else time.perf_counter() + self.max_time
         frame = self._read(X, reset=True)
         target = self._read_target(y)
-        if len(target) != frame.height:
-            raise InputError(f"X has {frame.height} rows and y has {len(target)}: inconsistent numbers of samples.")
-        if eval_set is None:
-            if frame.height < 2:
-                raise InputError(f"X has {frame.height} row (1 sample), too few to set one aside. Expected 2 at least.")
-            split = hold_out(Part(np.arange(frame.height)[:, None], target), self.validation_fraction, 0, "X")
-            rows, held = (part.X[:, 0] for part in split)
-            training, validation = frame[rows], frame[held]
-            target, held_target = target[rows], target[held]
-        else:
-            if not isinstance(eval_set, tuple | list) or len(eval_set) != 2:
-                raise InputError(f"eval_set must be (X, y), got {type(eval_set).__name__}.")
-            training, validation = frame, self._read(eval_set[0], reset=False)
-            held_target = self._read_target(eval_set[1], known=True)
-        self.columns_ = describe(training, list(self.drop))
+        _check_lengths(frame, target, "X", "y")
+        if eval_set is None and frame.height < 2:
+            raise InputError(f"X has {frame.height} row (1 sample), too few to set one aside. Expected 2 at least.")
+        if eval_set is not None and (not isinstance(eval_set, tuple | list) or len(eval_set) != 2):
+            raise InputError(f"eval_set must be (X, y), got {type(eval_set).__name__}.")
+        weights = None if weights is None else _row_weights(weights, frame.height)
+        self.columns_ = describe(frame, list(self.drop))
         if self.verbose:
             print(self.columns_.summary(), file=sys.stderr)
-        self._warn(training, target)
-        self._train(training, target, validation, held_target, deadline)
+        self._warn(frame, target)
+        rows = Rows(frame, self.columns_.encode(frame), target, weights)
+        if eval_set is None:
+            split = Split(rows, None, self._held(target))
+        else:
+            own, answers = self._read(eval_set[0], reset=False), self._read_target(eval_set[1], known=True)
+            _check_lengths(own, answers, "X of eval_set", "y of eval_set")
+            split = Split(rows, Rows(own, self.columns_.encode(own), answers, None), ())
+        self._train(split, deadline)
         return self
 
-    def _train(
-        self,
-        training: polars.DataFrame,
-        target: NDArray[Any],
-        validation: polars.DataFrame,
-        held_target: NDArray[Any],
-        deadline: float,
-    ) -> None:
+    def _held(self, target: NDArray[Any]) -> tuple[NDArray[np.int64], ...]:
+        """The rows that members set aside, the same for every seed."""
+        n, members = len(target), self._recipe.members
+        by_class = target if target.dtype.kind == "i" else target[:, None]
+        if members == 1:
+            _, part = hold_out(Part(np.arange(n)[:, None], by_class), self.validation_fraction, 0, "X")
+            return (np.sort(part.X[:, 0]),)
+        n_folds = min(max(members, round(1.0 / self.validation_fraction)), n)
+        fold = folds(by_class, n_folds)
+        return tuple(np.flatnonzero(fold == number) for number in range(min(members, n_folds)))
+
+    def _train(self, split: Split, deadline: float) -> None:
         raise NotImplementedError
 
     def _read_target(self, y: Any, known: bool = False) -> NDArray[Any]:
@@ -101,25 +183,49 @@ class TabularEstimator(BaseEstimator):
         raise NotImplementedError
 
     def _train_networks(
-        self, architecture: Architecture, recipe: Recipe, cost: Any, training: Part, validation: Part, deadline: float
+        self,
+        architecture: Architecture,
+        recipe: Recipe,
+        cost: Any,
+        parts: Callable[[int], tuple[Part, Part]],
+        deadline: float,
     ) -> tuple[list[Network], BaseException | None]:
         machine = Machine(self.engine, self.device, self.n_threads, self.verbose)
         random = self._random
         with warnings.catch_warnings():  # a first epoch that guesses badly is no news of a table
             warnings.simplefilter("ignore", TrainingWarning)
             networks, interrupt = train_members(
-                recipe,
-                architecture,
-                cost,
-                training,
-                validation,
-                lambda: int(random.randint(2**31 - 1)),
-                machine,
-                deadline,
+                recipe, architecture, cost, parts, lambda: int(random.randint(2**31 - 1)), machine, deadline
             )
         if not networks:
             raise interrupt or AssertionError
         return networks, interrupt
+
+    def _keep(self, networks: list[Network]) -> None:
+        self.__dict__.pop("_made", None)
+        self.members_ = [dict(network.arrays) for network in networks]
+        assert networks[0].history is not None
+        self.history_ = networks[0].history
+
+    def _set_aside(self, split: Split) -> tuple[NDArray[np.float64], NDArray[Any], NDArray[np.float64]]:
+        """Outputs ``(n_rows, n_out)`` for all rows that were set aside, of the members that have not seen them; targets; weights.
+
+        Some of the rows are kept, to measure importances on.
+        """
+        outputs, targets, weights = [], [], []
+        judged = split.judged(len(self.members_))
+        self.__dict__.pop("_importances", None)
+        self._judged = []
+        for rows, members in judged:
+            pieces = [
+                self._mean(rows.features[start : start + BATCH], members) for start in range(0, len(rows.target), BATCH)
+            ]
+            outputs.append(np.concatenate(pieces))
+            targets.append(rows.target)
+            weights.append(np.ones(len(rows.target)) if rows.weights is None else rows.weights)
+            some = max(1, JUDGED_ROWS // len(judged))
+            self._judged.append((rows.frame.head(some), rows.target[:some], members))
+        return np.concatenate(outputs), np.concatenate(targets), np.concatenate(weights)
 
     def _check_settings(self) -> Recipe:
         """The preset's recipe.
@@ -190,13 +296,16 @@ class TabularEstimator(BaseEstimator):
 
     # --- Answers out --------------------------------------------------------------------------------------------------
 
-    def _outputs(self, frame: polars.DataFrame, first_row: int = 1) -> NDArray[np.float64]:
-        """The mean of the networks' outputs ``(n_rows, n_out)``, in memory for some rows at a time."""
-        pieces = [
-            np.mean([self._ask(network, rows) for network in self._networks()], axis=0)
-            for rows in self._features(frame, first_row)
-        ]
-        return np.concatenate(pieces)
+    def _outputs(
+        self, frame: polars.DataFrame, first_row: int = 1, members: Sequence[int] | None = None
+    ) -> NDArray[np.float64]:
+        """The mean of some networks' outputs ``(n_rows, n_out)``, in memory for some rows at a time."""
+        return np.concatenate([self._mean(rows, members) for rows in self._features(frame, first_row)])
+
+    def _mean(self, rows: Any, members: Sequence[int] | None = None) -> NDArray[np.float64]:
+        networks = self._networks()
+        chosen = networks if members is None else [networks[member] for member in members]
+        return np.mean([self._ask(network, rows) for network in chosen], axis=0)
 
     def _features(self, frame: polars.DataFrame, first_row: int) -> Iterator[Any]:
         for start in range(0, frame.height, BATCH):
@@ -219,35 +328,105 @@ class TabularEstimator(BaseEstimator):
             state.pop(passing, None)
         return state
 
+    # --- Files --------------------------------------------------------------------------------------------------------
+
+    def save(self, folder: str | Path, target: str = "target") -> None:
+        """Write the fitted estimator into a folder, which is made: networks in safetensors, all else in JSON, no pickle.
+
+        Args:
+            folder: new, or empty, or one that holds a saved estimator, which is replaced.
+            target: the name of what it predicts; ``fcnet evaluate`` looks for it in a table.
+
+        Raises:
+            FileError: the folder cannot be written, or holds other files.
+        """
+        check_is_fitted(self)
+        saved.make_folder(Path(folder))
+        self.write(Path(folder), target)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """The estimator that ``save``, or ``fcnet train``, left in a folder. Loading executes nothing.
+
+        Raises:
+            FileError: a file is missing, damaged, from a newer fcnet, or holds an estimator of another class.
+        """
+        return cls.of_files(saved.read(Path(folder)))
+
+    def write(self, folder: Path, target: str, **facts: Any) -> None:
+        """``save`` into a folder that is there, with more plain JSON values in ``table.json``."""
+        networks = {saved.member(place): network for place, network in enumerate(self._networks())}
+        description = {
+            "target": target,
+            "task": self._task,
+            "members": len(self.members_),
+            "columns": self.columns_.to_json(),
+            "validation_score": self.validation_score_,
+            **facts,
+        }
+        own, more = self._described()
+        saved.write(folder, description | own, networks | more)
+
+    @classmethod
+    def of_files(cls, files: Files) -> Self:
+        """The estimator that files hold.
+
+        Raises:
+            FileError: they are damaged, do not fit each other, or hold an estimator of another class.
+        """
+        with files.checked():
+            if files.description["task"] != cls._task:
+                raise InputError(f"it holds {files.description['task']!r:.20}, expected {cls._task}")
+            estimator, n_out = cls._of_description(files)
+            estimator.columns_ = columns = Columns.from_json(files.description["columns"])
+            estimator._names = tuple(column.name for column in columns.columns)
+            estimator.n_features_in_ = len(columns.columns)
+            networks = [
+                files.network(name, columns.width, n_out, cls._task) for name in map(saved.member, range(files.members))
+            ]
+            estimator.members_ = [dict(network.arrays) for network in networks]
+            estimator.architecture_ = architecture_of(networks[0])
+            estimator.validation_score_ = files.number("validation_score")
+        return estimator
+
+    def _described(self) -> tuple[dict[str, Any], dict[str, Network]]:
+        """What ``table.json`` says of this class alone, and networks beside the members by their files' names."""
+        raise NotImplementedError
+
+    @classmethod
+    def _of_description(cls, files: Files) -> tuple[Self, int]:
+        """A new estimator with what ``_described`` wrote, and how many outputs its networks have."""
+        raise NotImplementedError
+
     @property
     def feature_importances_(self) -> NDArray[np.float64]:
         """How much worse the validation score is with a column shuffled, ``(n_features_in_,)``, the mean of three shuffles.
 
-        The score is the accuracy, or R^2; at most 5,000 rows of the validation part are asked. Computed when first read.
+        The score is the accuracy, or R^2; at most 5,000 rows that were set aside are asked. Computed when first read.
         """
         check_is_fitted(self)
+        if not hasattr(self, "_judged"):
+            raise AttributeError("A loaded estimator has no importances: they need rows that were set aside.")
         if not hasattr(self, "_importances"):
-            frame, target = self._judged
-            score = self._score_frame(frame, target)
-            draw = np.random.RandomState(0)
             importances = np.zeros(len(self.columns_.columns))
-            for place, column in enumerate(self.columns_.columns):
-                if column.width:
-                    worse = []
-                    for _ in range(SHUFFLES):
-                        shuffled = frame.with_columns(frame[column.name][draw.permutation(frame.height)])
-                        worse.append(score - self._score_frame(shuffled, target))
-                    importances[place] = np.mean(worse)
+            n_rows = sum(len(target) for _, target, _ in self._judged)
+            draw = np.random.RandomState(0)
+            for frame, target, members in self._judged:
+                score = self._score(self._outputs(frame, 1, members), target)
+                for place, column in enumerate(self.columns_.columns):
+                    if column.width:
+                        for _ in range(SHUFFLES):
+                            shuffled = frame.with_columns(frame[column.name][draw.permutation(frame.height)])
+                            worse = score - self._score(self._outputs(shuffled, 1, members), target)
+                            importances[place] += worse * len(target) / n_rows / SHUFFLES
             self._importances = importances
         return self._importances
 
-    def _score_frame(self, frame: polars.DataFrame, target: NDArray[Any]) -> float:
+    def _score(
+        self, outputs: NDArray[np.float64], target: NDArray[Any], weights: NDArray[np.float64] | None = None
+    ) -> float:
+        """The accuracy, or R^2, of outputs ``(n_rows, n_out)``."""
         raise NotImplementedError
-
-    def _judge(self, validation: polars.DataFrame, target: NDArray[Any]) -> None:
-        """Keep the rows that importances are measured on."""
-        self.__dict__.pop("_importances", None)
-        self._judged = validation.head(JUDGED_ROWS), target[:JUDGED_ROWS]
 
     def summary(self) -> str:
         """What was done to each column, and how the training went."""
@@ -272,10 +451,23 @@ class TabularEstimator(BaseEstimator):
         return tags
 
 
-def network_of(architecture: Architecture, arrays: Arrays) -> Network:
-    """A trained network of its arrays."""
-    network = architecture.network()
-    network.model = replace(network.model, dropout_scaling="training")
-    network.arrays = dict(arrays)
-    network.trained = True
-    return network
+def _check_lengths(frame: polars.DataFrame, target: NDArray[Any], X: str, y: str) -> None:
+    if len(target) != frame.height:
+        raise InputError(
+            f"{X} has {frame.height} rows and {y} has {len(target)}: inconsistent numbers of samples. Expected as many."
+        )
+
+
+def _row_weights(weights: Any, n_rows: int) -> NDArray[np.float64]:
+    """Weights of rows ``(n_rows,)``, finite, 0 or above, and not all 0."""
+    try:
+        found = column_or_1d(np.asarray(weights), warn=False).astype(np.float64)
+    except (TypeError, ValueError):
+        raise InputError("weights must be a number for each row.") from None
+    if len(found) != n_rows:
+        raise InputError(f"X has {n_rows} rows and weights has {len(found)} numbers. Expected as many.")
+    if bad := np.flatnonzero(~(np.isfinite(found) & (found >= 0.0)))[:1].tolist():
+        raise InputError(f"weights holds {found[bad[0]]} in row {bad[0] + 1}. Expected finite numbers, 0 or above.")
+    if not found.any():
+        raise InputError("weights are 0 in every row. Expected one above 0 at least.")
+    return found

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from numbers import Real
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,21 +18,25 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
 from fcnet import costs
-from fcnet.data.arrays import Part
 from fcnet.errors import InputError
 from fcnet.network import Network
+from fcnet.tabular import saved
 from fcnet.tabular.calibration import (
     expected_calibration_error,
     fit_temperature,
     interval_correction,
     tempered,
 )
-from fcnet.tabular.columns import ENOUGH_ROWS
-from fcnet.tabular.estimator import Arrays, TabularEstimator, network_of
-from fcnet.tabular.recipe import Architecture, class_cost
+from fcnet.tabular.columns import ENOUGH_ROWS, Columns
+from fcnet.tabular.estimator import Split, TabularEstimator
+from fcnet.tabular.recipe import Architecture, Arrays, class_cost, network_of
+from fcnet.tabular.saved import Files
 
 if TYPE_CHECKING:
     import polars
+
+_INTERVAL = "interval"
+"""The name of the file of the network of an interval's two ends."""
 
 
 class TabularClassifier(ClassifierMixin, TabularEstimator):
@@ -59,6 +64,7 @@ class TabularClassifier(ClassifierMixin, TabularEstimator):
     """
 
     classes_: NDArray[Any]
+    _task = "classification"
 
     def __init__(
         self,
@@ -83,12 +89,13 @@ class TabularClassifier(ClassifierMixin, TabularEstimator):
         self.n_threads = n_threads
         self.verbose = verbose
 
-    def fit(self, X: Any, y: Any, *, eval_set: Any = None) -> TabularClassifier:
+    def fit(self, X: Any, y: Any, *, weights: Any = None, eval_set: Any = None) -> TabularClassifier:
         """Train on a table.
 
         Args:
             X: ``(n_rows, n_columns)``: a frame of pandas, Polars or Arrow, or an array.
             y: ``(n_rows,)`` classes of any type; none missing.
+            weights: ``(n_rows,)``: how much each row counts, in training and on the rows set aside; all alike where not given.
             eval_set: ``(X, y)``: validation data of your own, in place of a share of the rows.
 
         Returns:
@@ -98,7 +105,7 @@ class TabularClassifier(ClassifierMixin, TabularEstimator):
             InputError, ValueError: parameters or data that cannot be used.
         """
         self._recipe = self._check_settings()
-        return self._fit(X, y, eval_set)
+        return self._fit(X, y, weights, eval_set)
 
     def _read_target(self, y: Any, known: bool = False) -> NDArray[np.int64]:
         labels = _labels_of(y)
@@ -123,38 +130,21 @@ class TabularClassifier(ClassifierMixin, TabularEstimator):
             raise InputError(f"y has one class, {str(self.classes_[0])!r}, in every row. Expected two at least.")
         return places.astype(np.int64)
 
-    def _train(
-        self,
-        training: polars.DataFrame,
-        target: NDArray[Any],
-        validation: polars.DataFrame,
-        held_target: NDArray[Any],
-        deadline: float,
-    ) -> None:
+    def _train(self, split: Split, deadline: float) -> None:
         recipe = self._recipe
-        part = Part(self.columns_.encode(training), target)
-        held = Part(self.columns_.encode(validation), held_target)
-        n_classes = len(self.classes_)
         self.architecture_ = Architecture(
-            self.columns_.width, recipe.hidden, n_classes, recipe.activation, recipe.dropout, classes=True
+            self.columns_.width, recipe.hidden, len(self.classes_), recipe.activation, recipe.dropout, classes=True
         )
-        networks, interrupt = self._train_networks(self.architecture_, recipe, class_cost(recipe), part, held, deadline)
+        parts = split.parts(lambda target: target)
+        networks, interrupt = self._train_networks(self.architecture_, recipe, class_cost(recipe), parts, deadline)
         self._keep(networks)
-        raw = self._outputs(validation)
-        self.temperature_ = fit_temperature(raw, held_target)
-        calibrated = tempered(raw, self.temperature_)
-        self.validation_score_ = float((raw.argmax(axis=1) == held_target).mean())
-        self.uncalibrated_ece_ = expected_calibration_error(raw, held_target)
-        self.ece_ = expected_calibration_error(calibrated, held_target)
-        self._judge(validation, held_target)
+        raw, held_target, weights = self._set_aside(split)
+        self.temperature_ = fit_temperature(raw, held_target, weights)
+        self.validation_score_ = self._score(raw, held_target, weights)
+        self.uncalibrated_ece_ = expected_calibration_error(raw, held_target, weights)
+        self.ece_ = expected_calibration_error(tempered(raw, self.temperature_), held_target, weights)
         if interrupt is not None:
             raise interrupt
-
-    def _keep(self, networks: list[Network]) -> None:
-        self.__dict__.pop("_made", None)
-        self.members_ = [dict(network.arrays) for network in networks]
-        assert networks[0].history is not None
-        self.history_ = networks[0].history
 
     def predict(self, X: Any) -> NDArray[Any]:
         """The likeliest class of each row ``(n_rows,)``.
@@ -178,8 +168,28 @@ class TabularClassifier(ClassifierMixin, TabularEstimator):
         """``predict_proba`` of a Polars frame whose first row has this number in messages."""
         return tempered(self._outputs(frame, first_row), self.temperature_)
 
-    def _score_frame(self, frame: polars.DataFrame, target: NDArray[Any]) -> float:
-        return float((self._outputs(frame).argmax(axis=1) == target).mean())
+    def _score(
+        self, outputs: NDArray[np.float64], target: NDArray[Any], weights: NDArray[np.float64] | None = None
+    ) -> float:
+        return float(np.average(outputs.argmax(axis=1) == target, weights=weights))
+
+    def _described(self) -> tuple[dict[str, Any], dict[str, Network]]:
+        classes = self.classes_.tolist()
+        if not all(isinstance(label, str | int | float | bool) for label in classes):
+            raise InputError(f"Classes must be text, numbers or booleans to be saved, got {type(classes[0]).__name__}.")
+        return {"classes": classes, "temperature": self.temperature_, "ece": self.ece_}, {}
+
+    @classmethod
+    def _of_description(cls, files: Files) -> tuple[Self, int]:
+        estimator = cls()
+        classes = files.description["classes"]
+        kinds = {type(label) for label in classes}
+        if len(classes) < 2 or len(kinds) != 1 or not kinds <= {str, int, float, bool}:
+            raise InputError("its classes are not two or more of one type")
+        estimator.classes_ = np.array(classes)
+        estimator.temperature_ = files.number("temperature", above=0.0)
+        estimator.ece_ = files.number("ece")
+        return estimator, len(classes)
 
     def result(self) -> str:
         """How the training went, in a line."""
@@ -204,6 +214,8 @@ class TabularRegressor(RegressorMixin, TabularEstimator):
         target_range_: the training values' least and largest, which no prediction leaves.
         coverage_: the part of the values set aside that their intervals cover, after the correction by the same rows.
     """
+
+    _task = "regression"
 
     def __init__(
         self,
@@ -230,12 +242,13 @@ class TabularRegressor(RegressorMixin, TabularEstimator):
         self.n_threads = n_threads
         self.verbose = verbose
 
-    def fit(self, X: Any, y: Any, *, eval_set: Any = None) -> TabularRegressor:
+    def fit(self, X: Any, y: Any, *, weights: Any = None, eval_set: Any = None) -> TabularRegressor:
         """Train on a table.
 
         Args:
             X: ``(n_rows, n_columns)``: a frame of pandas, Polars or Arrow, or an array.
             y: ``(n_rows,)`` numbers; none missing.
+            weights: ``(n_rows,)``: how much each row counts, in training and on the rows set aside; all alike where not given.
             eval_set: ``(X, y)``: validation data of your own, in place of a share of the rows.
 
         Returns:
@@ -247,7 +260,7 @@ class TabularRegressor(RegressorMixin, TabularEstimator):
         self._recipe = self._check_settings()
         if self.interval is not None and not (isinstance(self.interval, Real) and 0.0 < self.interval < 1.0):
             raise InputError(f"TabularRegressor: interval must lie between 0 and 1, or be None; got {self.interval!r}.")
-        return self._fit(X, y, eval_set)
+        return self._fit(X, y, weights, eval_set)
 
     def _read_target(self, y: Any, known: bool = False) -> NDArray[np.float64]:
         if y is None:
@@ -264,20 +277,11 @@ class TabularRegressor(RegressorMixin, TabularEstimator):
             raise InputError(f"y contains NaN or infinity (inf), first in row {row + 1}. Leave such rows out.")
         return values
 
-    def _train(
-        self,
-        training: polars.DataFrame,
-        target: NDArray[Any],
-        validation: polars.DataFrame,
-        held_target: NDArray[Any],
-        deadline: float,
-    ) -> None:
-        recipe = self._recipe
-        self.target_mean_ = float(target.mean())
-        self.target_scale_ = float(target.std()) or 1.0
+    def _train(self, split: Split, deadline: float) -> None:
+        recipe, target, weights = self._recipe, split.rows.target, split.rows.weights
+        self.target_mean_ = float(np.average(target, weights=weights))
+        self.target_scale_ = math.sqrt(np.average((target - self.target_mean_) ** 2, weights=weights)) or 1.0
         self.target_range_ = float(target.min()), float(target.max())
-        features, held_features = self.columns_.encode(training), self.columns_.encode(validation)
-        scaled, held_scaled = self._scaled(target), self._scaled(held_target)
         self.architecture_ = Architecture(
             self.columns_.width, recipe.hidden, 1, recipe.activation, recipe.dropout, classes=False
         )
@@ -285,54 +289,38 @@ class TabularRegressor(RegressorMixin, TabularEstimator):
         if self.interval is not None and math.isfinite(deadline):
             whole = began + (deadline - began) * recipe.members / (recipe.members + 1)
         networks, interrupt = self._train_networks(
-            self.architecture_, recipe, costs.quadratic, Part(features, scaled), Part(held_features, held_scaled), whole
+            self.architecture_, recipe, costs.quadratic, split.parts(self._scaled), whole
         )
-        self.__dict__.pop("_made", None)
-        self.members_ = [dict(network.arrays) for network in networks]
-        assert networks[0].history is not None
-        self.history_ = networks[0].history
+        self._keep(networks)
         self.limits_: Arrays | None = None
         self.__dict__.pop("_made_limits", None)
         if self.interval is not None and interrupt is None:
-            interrupt = self._train_limits(features, scaled, validation, held_features, held_target, deadline)
-        residuals = self.values_of(validation) - held_target
-        spread = np.square(held_target - held_target.mean()).sum()
-        self.validation_score_ = float(1.0 - np.square(residuals).sum() / spread) if spread > 0 else 0.0
-        self._judge(validation, held_target)
+            interrupt = self._train_limits(split, deadline)
+        self.validation_score_ = self._score(*self._set_aside(split))
         if interrupt is not None:
             raise interrupt
 
     def _scaled(self, values: NDArray[np.float64]) -> NDArray[np.float32]:
         return ((values - self.target_mean_) / self.target_scale_).astype(np.float32)[:, None]
 
-    def _train_limits(
-        self,
-        features: Any,
-        scaled: NDArray[np.float32],
-        validation: polars.DataFrame,
-        held_features: Any,
-        held_target: NDArray[np.float64],
-        deadline: float,
-    ) -> BaseException | None:
+    def _train_limits(self, split: Split, deadline: float) -> BaseException | None:
         """A network of the interval's two ends, and the correction that gives it the coverage that was asked for."""
         assert self.interval is not None
         outside = (1.0 - self.interval) / 2.0
-        recipe = replace(self._recipe, members=1)
-        pair, held_pair = np.repeat(scaled, 2, axis=1), np.repeat(self._scaled(held_target), 2, axis=1)
         networks, interrupt = self._train_networks(
             replace(self.architecture_, n_out=2),
-            recipe,
+            replace(self._recipe, members=1),
             costs.quantile((outside, 1.0 - outside)),
-            Part(features, pair),
-            Part(held_features, held_pair),
+            split.parts(lambda target: np.repeat(self._scaled(target), 2, axis=1)),
             deadline,
         )
         self.limits_ = dict(networks[0].arrays)
         self.correction_ = 0.0
-        low, high = self.limits_of(validation).T
-        self.correction_ = interval_correction(low, high, held_target, self.interval)
-        low, high = self.limits_of(validation).T
-        self.coverage_ = float(((low <= held_target) & (held_target <= high)).mean())
+        judged, _ = split.judged(1)[0]
+        low, high = self._limits([judged.features]).T
+        self.correction_ = interval_correction(low, high, judged.target, self.interval)
+        low, high = self._limits([judged.features]).T
+        self.coverage_ = float(((low <= judged.target) & (judged.target <= high)).mean())
         return interrupt
 
     def predict(self, X: Any) -> NDArray[np.float64]:
@@ -359,27 +347,75 @@ class TabularRegressor(RegressorMixin, TabularEstimator):
 
     def values_of(self, frame: polars.DataFrame, first_row: int = 1) -> NDArray[np.float64]:
         """``predict`` of a Polars frame whose first row has this number in messages."""
-        values = self._outputs(frame, first_row)[:, 0] * self.target_scale_ + self.target_mean_
-        return np.clip(values, *self.target_range_)
+        return self._values(self._outputs(frame, first_row))
+
+    def _values(self, outputs: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.clip(outputs[:, 0] * self.target_scale_ + self.target_mean_, *self.target_range_)
 
     def limits_of(self, frame: polars.DataFrame, first_row: int = 1) -> NDArray[np.float64]:
         """``predict_interval`` of a Polars frame whose first row has this number in messages."""
+        return self._limits(self._features(frame, first_row))
+
+    def _limits(self, features: Iterable[Any]) -> NDArray[np.float64]:
         if "_made_limits" not in vars(self):
             assert self.limits_ is not None
             self._made_limits = network_of(replace(self.architecture_, n_out=2), self.limits_)
-        pieces = [self._ask(self._made_limits, rows) for rows in self._features(frame, first_row)]
+        pieces = [self._ask(self._made_limits, rows) for rows in features]
         ends = np.sort(np.concatenate(pieces), axis=1) * self.target_scale_ + self.target_mean_
         ends = ends + np.array([-self.correction_, self.correction_])
         return np.sort(ends, axis=1)
 
-    def _score_frame(self, frame: polars.DataFrame, target: NDArray[Any]) -> float:
-        spread = np.square(target - target.mean()).sum()
-        return float(1.0 - np.square(self.values_of(frame) - target).sum() / spread) if spread > 0 else 0.0
+    def _score(
+        self, outputs: NDArray[np.float64], target: NDArray[Any], weights: NDArray[np.float64] | None = None
+    ) -> float:
+        spread = np.average(np.square(target - np.average(target, weights=weights)), weights=weights)
+        missed = np.average(np.square(self._values(outputs) - target), weights=weights)
+        return float(1.0 - missed / spread) if spread > 0 else 0.0
+
+    def _described(self) -> tuple[dict[str, Any], dict[str, Network]]:
+        description: dict[str, Any] = {
+            "target_mean": self.target_mean_,
+            "target_scale": self.target_scale_,
+            "target_range": list(self.target_range_),
+            "interval": self.interval if self.limits_ is not None else None,
+        }
+        if self.limits_ is None:
+            return description, {}
+        description |= {"correction": self.correction_, "coverage": self.coverage_}
+        return description, {_INTERVAL: network_of(replace(self.architecture_, n_out=2), self.limits_)}
+
+    @classmethod
+    def _of_description(cls, files: Files) -> tuple[Self, int]:
+        interval = files.description["interval"]
+        estimator = cls(interval=None if interval is None else files.number("interval", above=0.0))
+        estimator.target_mean_ = files.number("target_mean")
+        estimator.target_scale_ = files.number("target_scale", above=0.0)
+        low, high = files.description["target_range"]
+        estimator.target_range_ = float(low), float(high)
+        estimator.limits_ = None
+        if interval is not None:
+            width = Columns.from_json(files.description["columns"]).width
+            estimator.limits_ = dict(files.network(_INTERVAL, width, 2, cls._task).arrays)
+            estimator.correction_, estimator.coverage_ = files.number("correction"), files.number("coverage")
+        return estimator, 1
 
     def result(self) -> str:
         """How the training went, in a line."""
         intervals = f", intervals of {self.interval:.0%} cover {self.coverage_:.1%}" if self.limits_ is not None else ""
         return f"{self._network_words()}; on the rows set aside: R^2 {self.validation_score_:.4f}{intervals}"
+
+
+def load_estimator(folder: Path) -> tuple[TabularClassifier | TabularRegressor, dict[str, Any]]:
+    """A fitted estimator of either class, ready to predict, and everything that ``table.json`` says.
+
+    Raises:
+        FileError: a file is missing, damaged, from a newer fcnet, or does not fit the others.
+    """
+    files = saved.read(folder)
+    kind: type[TabularClassifier | TabularRegressor] = (
+        TabularClassifier if files.description.get("task") == "classification" else TabularRegressor
+    )
+    return kind.of_files(files), files.description
 
 
 def _labels_of(y: Any) -> NDArray[Any]:

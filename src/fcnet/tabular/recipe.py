@@ -44,6 +44,8 @@ class CosineLog:
         return self.rate * 0.5 * (1.0 - np.cos(2.0 * math.pi * np.log2(1.0 + (2.0**self.cycles - 1.0) * done)))
 
 
+Arrays = dict[str, NDArray[Any]]
+"""A network's parameters by their names."""
 MOST_EPOCHS = 256
 
 
@@ -129,6 +131,25 @@ class Architecture:
         return Network(layers, mini_batch_size, seed)
 
 
+def network_of(architecture: Architecture, arrays: Arrays) -> Network:
+    """A trained network of its arrays."""
+    network = architecture.network()
+    network.model = replace(network.model, dropout_scaling="training")
+    network.arrays = dict(arrays)
+    network.trained = True
+    return network
+
+
+def architecture_of(network: Network) -> Architecture:
+    """The shape of a network."""
+    *inner, last = network.layers
+    hidden = tuple(layer.n_out for layer in inner)
+    activation = inner[0].activation_fn.name if inner else "relu"
+    return Architecture(
+        network.model.n_in, hidden, network.model.n_out, activation, last.p_dropout, network.task == "classification"
+    )
+
+
 @dataclass(frozen=True)
 class Machine:
     """Where and how loudly: see ``fcnet.train``."""
@@ -143,24 +164,25 @@ def train_members(
     recipe: Recipe,
     architecture: Architecture,
     cost: Cost,
-    training: Part,
-    validation: Part,
+    parts: Callable[[int], tuple[Part, Part]],
     seeds: Callable[[], int],
     machine: Machine,
     deadline: float,
 ) -> tuple[list[Network], BaseException | None]:
     """The networks of a recipe, each left as its best epoch; and Ctrl-C, where it ended the training.
 
-    With a deadline (on ``time.perf_counter``) one epoch is timed first, and the schedule is laid out over as many as there is time for,
+    ``parts`` answers a member's training and validation rows. With a deadline (on ``time.perf_counter``) one epoch is timed first, and the schedule is laid out over as many as there is time for,
     so that rates have fallen when it ends. At least one network is trained.
     """
-    batch = min(recipe.batch_size, training.n_rows)
+    training, validation = parts(0)
     recipe = recipe.laid_out(training.n_rows)
     members: list[Network] = []
     if math.isfinite(deadline):
         recipe = _in_time(recipe, architecture, cost, training, validation, seeds(), machine, deadline)
     for place in range(recipe.members):
-        network = architecture.network(batch, seeds())
+        if place:
+            training, validation = parts(place)
+        network = architecture.network(min(recipe.batch_size, training.n_rows), seeds())
         left = deadline - time.perf_counter()
         if members and left <= 0:
             break

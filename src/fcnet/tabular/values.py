@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _DAY = 86_400e6
 """Microseconds."""
+_MUCH = 10
+"""So many values, all of them numbers, are no names that happen to be new."""
 
 
 def numbers_of(column: polars.Series, first_row: int) -> NDArray[np.float64]:
@@ -124,12 +126,17 @@ def codes_of(text: polars.Series, values: Sequence[str]) -> NDArray[np.int64]:
     return found.fill_null(len(values)).to_numpy().copy()
 
 
-def names_of(text: polars.Series, values: Sequence[str], first_row: int) -> NDArray[np.int64]:
-    """As ``codes_of``; refused where nothing but numbers has come in place of names, which is another column or type."""
+def names_of(text: polars.Series, values: Sequence[str], first_row: int, numbers: bool = False) -> NDArray[np.int64]:
+    """As ``codes_of``; refused where numbers have come in place of names, which is another column or type.
+
+    A frame's column of numbers (``numbers``) is that in any row; text that could be numbers only where there is much of it, because
+    one name that was never seen may be "12".
+    """
     import polars
 
     codes = codes_of(text, values)
-    if len(text) > text.null_count() and (codes == len(values)).all():
+    present = len(text) - text.null_count()
+    if present and (numbers or present >= _MUCH) and (codes == len(values)).all():
         came = as_numbers(text).null_count() == text.null_count()
         if came and as_numbers(polars.Series(values, dtype=polars.String)).null_count() == len(values):
             bad = int(text.is_not_null().arg_max() or 0)
