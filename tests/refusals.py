@@ -192,7 +192,7 @@ TRAINING = (
             "train": PAIR, "validation": PAIR[:4], "test": PAIR[:4],
             "epochs": COUNT, "mini_batch_size": (*COUNT, "7"),
             "optimizer": ("'adam'", "Adam", "0.1"), "cost": ("'quadratic'", "cross_entropy", "poisson"),
-            "l2": ("-1", "nan", "'0.1'"), "shuffle": FLAG, "drop_last": FLAG, "dropout_scaling": ("'both'",),
+            "l2": ("-1", "nan", "'0.1'"), "shuffle": FLAG, "drop_last": FLAG, "deterministic": FLAG, "dropout_scaling": ("'both'",),
             "monitor": ("'loss'", "'cost'"), "seed": SEED, **CHOICE, **PRECISION, "dtype": ("'float16'", "np.float32"),
             "callbacks": ("[3]", "print"), "time_budget": ("0", "'1h'"), "early_stopping": ("0", "5"),
             "checkpoint": ("3",), "resume": ("3", "'nothing'"), "checkpoint_every": ("'often'", "'0epochs'", "-1"),

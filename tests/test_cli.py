@@ -363,6 +363,31 @@ def test_a_gpu_that_is_not_there(fcnet_, monkeypatch):
     assert err.endswith("Or use device='cpu'.\n")
 
 
+def test_a_training_that_does_not_fit_into_memory(fcnet_, monkeypatch):
+    monkeypatch.setattr("fcnet.memory.free_on", lambda choice: 1300)
+    code, out, err = fcnet_(*TRAIN, "--device", "cpu")
+    assert (code, out) == (1, "")
+    assert re.match(
+        r"fcnet: error: This training needs about .* of memory on the cpu, of which 1.3 KB are free: data ", err
+    )
+    assert "The largest mini-batch that would fit has 2 rows." in err
+    assert not list(Path("runs").glob("*"))
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("RESOURCE_EXHAUSTED: Out of memory")], ids=["host", "device"]
+)
+def test_a_training_that_runs_out_of_memory(fcnet_, monkeypatch, error):
+    def advance(*_):
+        raise error
+
+    monkeypatch.setattr("fcnet.engines.native.engine.NativeEngine.advance", advance)
+    code, _, err = fcnet_(*TRAIN, "--engine", "native")
+    assert code == 1
+    assert "This training ran out of memory on the cpu. It needs at least " in err
+    assert "Traceback" not in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -16,6 +16,7 @@ ROOT = Path(fcnet.__file__).parent
 
 ORDER = [
     "errors",
+    "host",
     "counters",
     "activations",
     "costs",

@@ -46,6 +46,11 @@ class Parts:
     validation: Part | None
     test: Part | None
 
+    @property
+    def given(self) -> list[Part]:
+        """Those that are there."""
+        return [part for part in (self.train, self.validation, self.test) if part is not None]
+
     @classmethod
     def read(cls, model: Model, train: Any, validation: Any, test: Any, mini_batch_size: int, dtype: str) -> Parts:
         """The data, checked against the model and each other."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,7 @@ from fcnet.data.arrays import Part, is_sparse
 from fcnet.engines.choose import Choice
 from fcnet.engines.contract import Program
 from fcnet.errors import OutOfMemoryError
-
-_CGROUP = Path("/sys/fs/cgroup")
+from fcnet.host import free_on_host, in_words
 
 
 @dataclass(frozen=True)
@@ -108,22 +108,23 @@ def _bytes_of(choice: Choice, program: Program, part: Part) -> int:
     return int(part.X.size) * (item if part.X.dtype.itemsize > 1 or choice.engine.name != "native" else 1)
 
 
-def free_on_host() -> int | None:
-    """Bytes that this process may still take, by the system and by the container; None where neither says."""
-    found = []
+@contextmanager
+def within_memory(choice: Choice, program: Program, parts: list[Part], mini_batch_size: int) -> Iterator[None]:
+    """A training that is refused where its plan does not fit, and whose device's own error says what the plan is.
+
+    Raises:
+        OutOfMemoryError: with the figures.
+    """
+    plan = memory_plan(choice, program, parts, mini_batch_size)
+    plan.check(free_on(choice), free_on_host())
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        sizes = {name: int(rest.split()[0]) << 10 for name, _, rest in (line.partition(":") for line in lines)}
-        found.append(sizes["MemAvailable"] + sizes.get("SwapFree", 0))
-    except (OSError, ValueError, KeyError, IndexError):
-        pass
-    try:
-        limit, used = ((_CGROUP / name).read_text().strip() for name in ("memory.max", "memory.current"))
-        stat = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
-        found.append(int(limit) - int(used) + int(stat.get("inactive_file", 0)))  # of files' caches, which give way
-    except (OSError, ValueError):
-        pass
-    return min(found, default=None)
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise plan.error(
+            f"ran out of memory on the {choice.placement}. It needs at least {in_words(plan.total)}"
+        ) from error
 
 
 def free_on(choice: Choice) -> int | None:
@@ -132,16 +133,6 @@ def free_on(choice: Choice) -> int | None:
         return free_on_host()
     free: Any = getattr(choice.engine, "free_memory", lambda placement: None)(choice.placement)
     return free
-
-
-def in_words(n_bytes: int) -> str:
-    """Bytes as a person reads them."""
-    size, unit = float(n_bytes), "bytes"
-    for larger in ("KB", "MB", "GB", "TB"):
-        if size < 1000:
-            break
-        size, unit = size / 1000, larger
-    return f"{size:.3g} {unit}" if unit != "bytes" else f"{n_bytes} bytes"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -6,6 +6,7 @@ for engines, files and people. After the layer's number stands the array's own n
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from fcnet import counters
 from fcnet.errors import InputError
+from fcnet.host import room_for
 from fcnet.layers import Dropout, DropoutScaling, Layer, TableLayer, table_outputs, without_dropout
 
 Array = Any
@@ -105,11 +107,13 @@ class Model:
     def initial_parameters(self, seed: int, dtype: str = "float32") -> dict[str, NDArray[Any]]:
         """The parameters every engine starts from: a pure function of the seed."""
         parameters = {}
-        for index, layer in enumerate(self.layers):
-            for place, (name, shape, initializer) in enumerate(layer.arrays):
-                key = counters.key(seed, counters.Purpose.PARAMETERS, layer=index, step=place)
-                numbers = initializer(key, shape, layer.n_in, layer.n_out)
-                parameters[array_name(index, name)] = numbers.astype(dtype)
+        size = sum(math.prod(shape) for _, shape in self.shapes())
+        with room_for(f"A network of {size:,} parameters", size * np.dtype(dtype).itemsize):
+            for index, layer in enumerate(self.layers):
+                for place, (name, shape, initializer) in enumerate(layer.arrays):
+                    key = counters.key(seed, counters.Purpose.PARAMETERS, layer=index, step=place)
+                    numbers = initializer(key, shape, layer.n_in, layer.n_out)
+                    parameters[array_name(index, name)] = numbers.astype(dtype)
         return parameters
 
     def through(

@@ -26,6 +26,7 @@ from fcnet.data.idx import read_idx_folder
 from fcnet.engines.contract import Precision
 from fcnet.errors import InputError, check_path
 from fcnet.history import History
+from fcnet.host import room_for
 
 __all__ = [
     "GPU",
@@ -89,7 +90,8 @@ def load_data_shared(filename: str | Path = "../data/mnist.pkl.gz") -> list[tupl
     """
     check_path("filename", filename)
     path = Path(filename)
-    data = read_idx_folder(path) if what_is_at(path) == "folder" else read_book_pickle(path)
+    with room_for(f"The data in {path}"):
+        data = read_idx_folder(path) if what_is_at(path) == "folder" else read_book_pickle(path)
     parts = (data.train, data.validation, data.test)
     return [(_shared(part.X), _shared(part.y.astype(np.int32))) for part in parts if part is not None]
 

@@ -31,7 +31,7 @@ from fcnet.judges import BestFigure
 from fcnet.keeper import Keeper, as_keeper
 from fcnet.layers import DropoutScaling
 from fcnet.loop import Loop, Parts
-from fcnet.memory import free_on, free_on_host, in_words, is_out_of_memory, memory_plan
+from fcnet.memory import within_memory
 from fcnet.model import Model, rescale_for
 from fcnet.optimizers import SGD, Optimizer
 from fcnet.progress import Verbose, progress_observer
@@ -149,6 +149,7 @@ def train(
     _check_settings(optimizer, l2, time_budget)
     check_flag("shuffle", shuffle)
     check_flag("drop_last", drop_last)
+    check_flag("deterministic", deterministic)
     epochs = check_count("epochs", epochs)
     mini_batch_size = check_count(
         "mini_batch_size", network.mini_batch_size if mini_batch_size is None else mini_batch_size
@@ -178,8 +179,6 @@ def train(
     penalty = penalty_per_mini_batches(l2, n_rows // mini_batch_size)
     steps = Steps(n_rows, mini_batch_size, order, drop_last, seed, epochs, penalty, model, optimizer)
     keeper = as_keeper(checkpoint, resume, checkpoint_every)
-    plan = memory_plan(choice, program, [part for part in vars(parts).values() if part is not None], mini_batch_size)
-    plan.check(free_on(choice), free_on_host())
     if not isinstance(callbacks, Sequence):
         raise InputError(f"callbacks must be a list of functions or observers, got {callbacks!r}. Write [callback].")
     observers = [as_observer(callback) for callback in callbacks]
@@ -191,6 +190,7 @@ def train(
     loop.halves = on_nan == "halve"
     state = initial_state(program, arrays)
     with contextlib.ExitStack() as held:
+        held.enter_context(within_memory(choice, program, parts.given, mini_batch_size))
         if keeper is not None:
             if keeper is not checkpoint:
                 held.enter_context(keeper)
@@ -218,12 +218,6 @@ def train(
             loop.signals = (signal.SIGINT, signal.SIGTERM)
         try:
             loop.run(state, RunInfo(str(choice), epochs, steps.per_epoch), started + (time_budget or math.inf))
-        except Exception as error:
-            if is_out_of_memory(error):
-                raise plan.error(
-                    f"ran out of memory on the {choice.placement}. It needs at least {in_words(plan.total)}"
-                ) from error
-            raise
         finally:
             if loop.kept is not None:
                 network.model, network.arrays = model, loop.kept

@@ -398,7 +398,7 @@ def test_one_label_does_not_decide_that_there_are_billions_of_classes(tmp_path):
         (header("{'descr': '<f8', 'fortran_order': False, 'shape': (-1, -3), }") + bytes(24), r"says shape \(-1, -3\)"),
         (header("{'descr': '|O', 'fortran_order': False, 'shape': (3,), }") + b"cos\nsystem\n", "of Python objects"),
         (header("9" * 9000), "is not a .npz file, or it is damaged"),
-        (header("-" * 9000), "is not a .npz file, or it is damaged: MemoryError"),
+        (header("-" * 9000), "is not a .npz file, or it is damaged: ValueError: a header is nested too deeply"),
         (header(f"{{'descr': '<f8', 'fortran_order': False, 'shape': (0x{'f' * 9000},), }}"), "4300 digits"),
         (header("__import__('os').system('true')"), "is not a .npz file, or it is damaged"),
     ],

@@ -171,7 +171,7 @@ def _read_pickle(path: Path) -> Any:
         )
     try:
         return _Unpickler(content, path).load()
-    except FileError:
+    except (FileError, MemoryError):
         raise
     except Exception as error:  # bytes at random can fail in any way
         raise FileError(

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from fcnet.data.arrays import DataSet, Part, as_rows, count_classes
 from fcnet.data.files import Stream, decompressed_limit, open_content, read_some, shown, what_is_at
 from fcnet.errors import FileError
+from fcnet.host import room_for
 
 PartName = Literal["train", "test"]
 Kind = Literal["images", "labels"]
@@ -46,7 +47,8 @@ def read_idx(path: str | Path) -> NDArray[Any]:
         size = math.prod(shape) * dtype.itemsize
         compressed = isinstance(stream, gzip.GzipFile)
         limit = decompressed_limit(path) if compressed else size
-        body = read_some(stream, min(size, limit) + 1)
+        with room_for(f"The array in {path}", min(size, path.stat().st_size)):
+            body = read_some(stream, min(size, limit) + 1)
     if size > limit and len(body) > limit:
         raise FileError(
             f"{path} grows beyond {limit} bytes, the most that fcnet decompresses a file of its size to. "

@@ -65,7 +65,10 @@ def read_header(head: bytes | bytearray, name: str) -> Header:
     read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of headers that Python 2 wrote, and of old names of types
-        shape, fortran_order, dtype = read(stream)
+        try:
+            shape, fortran_order, dtype = read(stream)
+        except MemoryError:  # Python's parser says so of brackets within brackets
+            raise ValueError("a header is nested too deeply") from None
     _check_dtype(dtype, name)
     if not all(0 <= n < 1 << 63 for n in shape):
         raise ValueError(f"a header says shape {shape}, which no array has")
@@ -88,7 +91,7 @@ def map_npy(path: Path) -> NDArray[Any]:
                 return np.empty(header.shape, header.dtype)
             order: Literal["C", "F"] = "F" if header.fortran_order else "C"
             return np.memmap(file, header.dtype, "r", header.start, header.shape, order)
-        except FcnetError:
+        except (FcnetError, MemoryError):
             raise
         except Exception as error:  # NumPy meets damage with errors of a dozen kinds
             raise FileError(

@@ -85,7 +85,7 @@ def _read_arrays(path: Path) -> dict[str, Found]:
                 for (part, field), member in members.items():
                     array = _read_array(archive, member, path)
                     found.setdefault(part, {})[field] = (_name(member), array)
-        except FcnetError:
+        except (FcnetError, MemoryError):
             raise
         except Exception as error:  # zipfile meets damage with errors of a dozen kinds
             raise FileError(

@@ -19,6 +19,7 @@ from fcnet.data.mnist import mnist
 from fcnet.data.npy import map_npy
 from fcnet.data.npz import read_npz
 from fcnet.errors import InputError, did_you_mean
+from fcnet.host import room_for
 
 _NAMED = {"digits": digits, "mnist": mnist}
 _BOOK = (".pkl", ".pkl.gz", ".pickle", ".pickle.gz")
@@ -40,8 +41,14 @@ def load_data(source: str | Path, seed: int = 0) -> DataSet:
         InputError: a source that is none of these.
         FileError: a file or folder that cannot be read.
         DownloadError: MNIST is not on this machine and cannot be fetched.
+        OutOfMemoryError: the data does not fit into memory.
     """
     check_seed(seed)
+    with room_for(f"The data in {source}"):
+        return _load(source, seed)
+
+
+def _load(source: str | Path, seed: int) -> DataSet:
     if isinstance(source, str) and source in _NAMED:
         return _NAMED[source]()
     if not isinstance(source, str | Path) or not str(source):
@@ -86,5 +93,6 @@ def load_rows(source: str | Path, part: str = "test") -> NDArray[Any]:
     path = Path(source)
     with contextlib.suppress(RuntimeError):  # a user whom nobody knows: then it is the name of a file
         path = path.expanduser()
-    rows = as_rows(map_npy(path), name=str(path))
-    return as_pixels(rows) if rows.dtype == np.uint8 and rows.max() > 1 else rows
+    with room_for(f"The data in {source}"):
+        rows = as_rows(map_npy(path), name=str(path))
+        return as_pixels(rows) if rows.dtype == np.uint8 and rows.max() > 1 else rows

@@ -14,6 +14,7 @@ from fcnet.data.delimited import read_delimited
 from fcnet.data.files import TABLE_ENDINGS, decompressed_limit, is_table
 from fcnet.data.parquet import read_parquet
 from fcnet.errors import FileError, InputError
+from fcnet.host import room_for
 
 if TYPE_CHECKING:
     import polars
@@ -45,14 +46,15 @@ def read_table(path: str | Path) -> polars.DataFrame:
     import polars
 
     frames, size = [], 0.0
-    for frame in read_batches(path):
-        frames.append(frame)
-        size += frame.estimated_size()
-        if size > decompressed_limit(Path(path)):
-            raise FileError(
-                f"{path} grows beyond {size:,.0f} bytes in memory. Use a part of its rows, or predict from it in batches."
-            )
-    table = polars.concat(frames, rechunk=True)
+    with room_for(f"The table in {path}"):
+        for frame in read_batches(path):
+            frames.append(frame)
+            size += frame.estimated_size()
+            if size > decompressed_limit(Path(path)):
+                raise FileError(
+                    f"{path} grows beyond {size:,.0f} bytes in memory. Use a part of its rows, or predict from it in batches."
+                )
+        table = polars.concat(frames, rechunk=True)
     if Path(path).name.lower().endswith(".parquet"):
         return table
     return table.with_columns(_typed(column) for column in table.get_columns())

@@ -23,6 +23,7 @@ from fcnet.estimators.settings import CurrentRate
 from fcnet.history import EpochRecord, History, Observer, RunInfo
 from fcnet.judges import Moment, Verdict
 from fcnet.loop import Loop, Parts
+from fcnet.memory import within_memory
 from fcnet.model import biases_name, is_weights, weights_name
 from fcnet.optimizers import Optimizer
 from fcnet.steps import Order, Penalty, Steps, step_weights
@@ -316,7 +317,8 @@ def train_stochastic(job: Job) -> Parameters:
     loop = Loop(job.choice, job.program, parts, steps, history, job.observers, judge)
     deadline = math.inf if estimator.max_time is None else started + float(estimator.max_time)
     estimator.n_iter_ = 0
-    loop.run(state, RunInfo(str(job.choice), epochs, steps.per_epoch), deadline)
+    with within_memory(job.choice, job.program, parts.given, batch):
+        loop.run(state, RunInfo(str(job.choice), epochs, steps.per_epoch), deadline)
     estimator.history_ = history
 
     after = loop.snapshot()
