@@ -39,6 +39,7 @@ ORDER = [
     "data.sources",
     "engines.contract",
     "engines.xla",
+    "engines.cuda",
     "engines.gpus",
     "engines.native",
     "engines.choose",

@@ -16,7 +16,11 @@ import numpy as np
 from fcnet.data.arrays import Part, is_sparse
 from fcnet.data.files import shown
 
-_PACKAGES = {"native": ("numpy", "numba", "llvmlite"), "xla": ("numpy", "jax", "jaxlib")}
+_PACKAGES = {
+    "native": ("numpy", "numba", "llvmlite"),
+    "xla": ("numpy", "jax", "jaxlib"),
+    "cuda": ("numpy", "numba", "llvmlite", "jax", "jaxlib"),
+}
 """The packages that an engine's bytes depend on."""
 
 

@@ -106,7 +106,8 @@ def train(
         dropout_scaling: "training" (the field's inverted dropout) or "inference" (the article's), see ``fcnet.layers``.
         monitor: "accuracy" (highest is best, for classes the default) or "cost" (lowest is best). Of equals the later wins.
         seed: decides order and dropout masks. The same seed gives the same run.
-        engine: "auto", "native" (a CPU, fcnet's own activations) or "xla" (CPU and GPU, any activation).
+        engine: "auto", "native" (a CPU, fcnet's own activations), "cuda" (an NVIDIA GPU, small networks with one hidden layer) or
+            "xla" (CPU and GPU, any activation).
         device: "auto", "cpu", "gpu", "gpu:1", or "gpus": all there are, each with a part of every mini-batch's rows.
         n_threads: threads of the native engine at most; by default what OMP_NUM_THREADS or NUMBA_NUM_THREADS says, else one
             a core.
@@ -170,7 +171,7 @@ def train(
     cost = check_cost(cost) or default_cost(model.layers[-1].activation_fn)
     cost.check_pairing(model.layers[-1].activation_fn)
     program = Program(model, cost, optimizer.rule, dtype, precision=precision)
-    choice = choose(engine, device, program, n_threads, deterministic)
+    choice = choose(engine, device, program, n_threads, deterministic, mini_batch_size)
     task: Task = "regression" if accuracy_rule(program, parts.train.kind) is None else "classification"
     monitor = _check_monitor(monitor, early_stopping, parts.validation, task)
 

@@ -86,7 +86,7 @@ def _read_resume(context: typer.Context, run: Path | None) -> Path | None:
 
 Run = Annotated[Path, typer.Argument(help="A run folder, or a model file.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
-Engine = Annotated[str, typer.Option(help="auto, native or xla.", rich_help_panel="Machine")]
+Engine = Annotated[str, typer.Option(help="auto, native, cuda or xla.", rich_help_panel="Machine")]
 Device = Annotated[str, typer.Option(help="auto, cpu, gpu, gpu:1, or gpus for all.", rich_help_panel="Machine")]
 PartName = Annotated[str, typer.Option("--part", help="Which part of the data: train, validation or test.")]
 
@@ -456,7 +456,9 @@ def devices() -> None:
     from fcnet.memory import in_words
 
     for name in ENGINES:
-        print(f"engine  {name:<8}{engine_named(name).description}")
+        engine = engine_named(name)
+        missing = getattr(engine, "missing", lambda: None)()
+        print(f"engine  {name:<8}{f'not usable: {missing}' if missing else engine.description}")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     print(f"device  {'cpu':<8}usable, {cores} cores")
     found = usable_gpus()

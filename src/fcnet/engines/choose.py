@@ -18,14 +18,22 @@ def _native() -> Engine:
     return NativeEngine()
 
 
+def _cuda() -> Engine:
+    from fcnet.engines.cuda.engine import CudaEngine
+
+    return CudaEngine()
+
+
 def _xla() -> Engine:
     from fcnet.engines.xla import XlaEngine
 
     return XlaEngine()
 
 
-ENGINES: dict[str, Callable[[], Engine]] = {"native": _native, "xla": _xla}
-"""The engines by name, loaded when they are first used; "auto" takes the first that can do it."""
+ENGINES: dict[str, Callable[[], Engine]] = {"native": _native, "cuda": _cuda, "xla": _xla}
+"""The engines by name, loaded when they are first used."""
+AUTO = {"cpu": ("native", "xla"), "gpu": ("cuda", "xla")}
+"""Of these "auto" takes the first that can do it."""
 
 
 @functools.cache
@@ -49,17 +57,23 @@ class Choice:
 
 
 def choose(
-    engine: str, device: str, program: Program, n_threads: int | None = None, deterministic: bool = False
+    engine: str,
+    device: str,
+    program: Program,
+    n_threads: int | None = None,
+    deterministic: bool = False,
+    mini_batch_size: int | None = None,
 ) -> Choice:
     """The engine and the placement for a program.
 
     Args:
-        engine: "auto", "native" or "xla".
+        engine: "auto", "native", "cuda" or "xla".
         device: "auto" (a GPU where there is one), "cpu", "gpu", "gpu:1", or "gpus" for all there are, each with a part of
             every mini-batch.
         program: what is to run.
         n_threads: at most so many on a CPU; None for what the environment says, and else one a core.
         deterministic: on a GPU, only operations that answer the same bytes every time.
+        mini_batch_size: rows of a step; None where nothing is trained.
 
     Raises:
         InputError: an unknown engine or device, or a program that the engine cannot run.
@@ -76,13 +90,22 @@ def choose(
             raise InputError(f"The engine {engine} cannot run this network: {objection}")
         return Choice(chosen, placement, reason)
     objections: list[str] = []
-    for name in ENGINES:
+    for name in AUTO[placement.device]:
         chosen = engine_named(name)
-        if (objection := chosen.supports(program, placement)) is None:
+        objection = chosen.supports(program, placement) or _why_not_auto(chosen, program, placement, mini_batch_size)
+        if objection is None:
             return Choice(chosen, placement, "; ".join([reason, *objections]))
-        if placement.device == "cpu":
-            objections.append(f"not {name}: {objection}")
-    raise InputError(f"No engine can run this network: {'; '.join(objections) or objection}")
+        objections.append(f"not {name}: {objection}")
+    raise InputError(f"No engine can run this network: {'; '.join(objections)}")
+
+
+def _why_not_auto(engine: Engine, program: Program, placement: Placement, mini_batch_size: int | None) -> str | None:
+    """Why an engine that can run a program is not the one to choose; None where it is."""
+    if (pays := getattr(engine, "pays", None)) is None:
+        return None
+    if mini_batch_size is None:
+        return "it is for training."
+    return None if pays(program, mini_batch_size, placement) else "its kernel is for small batches of small networks."
 
 
 def _place(device: str) -> tuple[Placement, str]:

@@ -120,7 +120,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "max_time": (_NONE, _real(0, math.inf, "()")),
     "keep_optimizer": (_BOOLEAN,),
     "callbacks": (_SEQUENCE,),
-    "engine": (_one_of("auto", "native", "xla"),),
+    "engine": (_one_of("auto", "native", "cuda", "xla"),),
     "device": (Rule("'auto', 'cpu', 'gpu' or 'gpu:1'", lambda value: isinstance(value, str)),),
     "n_threads": (_NONE, _count()),
     "precision": (_one_of(*PRECISIONS),),

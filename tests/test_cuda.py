@@ -1,0 +1,131 @@
+"""The CUDA engine where there is no GPU: in Numba's simulator, and what it says it cannot do."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fcnet.activations import linear, mish, relu
+from fcnet.costs import absolute, cross_entropy, log_likelihood, quadratic
+from fcnet.engines import choose
+from fcnet.engines.contract import Placement, Program
+from fcnet.engines.cuda import engine as module
+from fcnet.engines.cuda.engine import Chip, CudaEngine
+from fcnet.errors import InputError
+from fcnet.layers import FullyConnectedLayer, SoftmaxLayer
+from fcnet.model import Model
+from fcnet.optimizers import ADAM_RULE, SGD_RULE
+
+HOPPER = Chip(multiprocessors=132, shared_bytes=227 << 10)
+GPU = Placement("gpu")
+
+
+def test_in_the_simulator():
+    """In a process of its own, since Numba decides at its import whether it simulates."""
+    here = Path(__file__).parent
+    answer = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "simulated_cuda.py"],
+        cwd=here, env={**os.environ, "NUMBA_ENABLE_CUDASIM": "1"}, capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+
+
+@pytest.fixture
+def hopper(monkeypatch):
+    """As if there were a GPU."""
+    monkeypatch.setattr(module, "_chip", lambda placement: HOPPER)
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: object())
+    return CudaEngine()
+
+
+def network(*sizes, hidden=relu, last=SoftmaxLayer, p=0.0, rule=SGD_RULE, cost=log_likelihood, **options):
+    layers = [FullyConnectedLayer(n_in, n_out, hidden, p) for n_in, n_out in itertools.pairwise(sizes[:-1])]
+    return Program(Model((*layers, last(*sizes[-2:]))), cost, rule, **options)
+
+
+ARTICLE = network(784, 100, 10)
+
+
+@pytest.mark.parametrize(
+    ("program", "placement", "reason"),
+    [
+        (ARTICLE, Placement("cpu"), "it runs on GPUs only."),
+        (ARTICLE, Placement("gpu", shards=2), "it runs on one GPU; the engine xla shares a batch out."),
+        (dataclasses.replace(ARTICLE, members=2), GPU, "it trains one network at a time."),
+        (dataclasses.replace(ARTICLE, precision="bf16"), GPU, "it multiplies float32 and float64 numbers; the engine xla rounds to bf16."),
+        (network(784, 10), GPU, "it trains networks with one hidden layer; this one has 0."),
+        (network(784, 30, 30, 10), GPU, "it trains networks with one hidden layer; this one has 2."),
+        (network(784, 30, 10, hidden=mish), GPU, "the activation mish of layer 0 is not among its own; the engine xla takes any."),
+        (network(9, 5, 2, last=FullyConnectedLayer, cost=absolute), GPU, "the cost absolute of sigmoid outputs is not among its own"),
+        (network(9, 5, 2, cost=quadratic), GPU, "the cost quadratic of softmax outputs is not among its own"),
+        (network(784, 100_000, 10), GPU, "the weights do not fit into the chip's shared memory."),
+    ],
+)  # fmt: skip
+def test_what_it_cannot_do(hopper, program, placement, reason):
+    assert hopper.supports(program, placement).startswith(reason)
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        ARTICLE,
+        network(784, 100, 10, p=0.5, rule=ADAM_RULE),
+        network(20, 64, 2, last=FullyConnectedLayer, cost=cross_entropy),
+        network(20, 64, 2, last=lambda i, o: FullyConnectedLayer(i, o, linear), cost=quadratic),
+    ],
+)
+def test_what_it_can_do(hopper, program):
+    assert hopper.supports(program, GPU) is None
+
+
+def test_without_numba_cuda(monkeypatch):
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
+    assert CudaEngine().supports(ARTICLE, GPU) == "it needs numba-cuda; install it with: pip install 'fcnet[gpu]'."
+
+
+def test_where_it_pays(hopper):
+    """Small batches of small networks; a batch that does not fit on the chip is another engine's."""
+    assert hopper.pays(ARTICLE, 10, GPU)
+    assert hopper.pays(network(20, 64, 2), 256, GPU)
+    assert not hopper.pays(ARTICLE, 512, GPU)
+    assert not hopper.pays(network(784, 1024, 10), 32, GPU)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "n_hidden", "division"),
+    [(None, 100, (100, 1)), (None, 300, (100, 3)), (25, 100, (25, 4)), (7, 5, (5, 1))],
+)
+def test_hidden_units_of_each_block(blocks, n_hidden, division):
+    assert CudaEngine(blocks)._division(n_hidden, HOPPER) == division
+
+
+# --- The choice between the engines -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("program", "mini_batch_size", "engine", "reason"),
+    [
+        (ARTICLE, 10, "cuda", "H200"),
+        (ARTICLE, 512, "xla", "H200; not cuda: its kernel is for small batches of small networks."),
+        (ARTICLE, None, "xla", "H200; not cuda: it is for training."),
+        (
+            network(784, 30, 30, 10),
+            10,
+            "xla",
+            "H200; not cuda: it trains networks with one hidden layer; this one has 2.",
+        ),
+    ],
+)
+def test_auto_on_a_gpu(hopper, monkeypatch, program, mini_batch_size, engine, reason):
+    monkeypatch.setattr(choose, "usable_gpus", lambda: ["H200"])
+    choice = choose.choose("auto", "auto", program, mini_batch_size=mini_batch_size)
+    assert (choice.engine.name, choice.reason) == (engine, reason)
+    assert str(choice) == f"engine {engine} on gpu ({reason})"
+    with pytest.raises(InputError, match="The engine native cannot run this network: it runs on CPUs only"):
+        choose.choose("native", "gpu", program)
