@@ -700,11 +700,34 @@ def test_checkpoints_of_the_library_have_no_command_line(fcnet_, tmp_path):
 def test_a_folder_in_use(fcnet_, tmp_path):
     from fcnet.keeper import Keeper
 
+    def listed():
+        return sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+
     with Keeper(tmp_path / "run"):
         code, _, err = fcnet_(*TRAIN, "--out", "run")
-    assert code == 1
-    assert f"process {os.getpid()} on " in err
-    assert "is in use by" in err
+        assert code == 1
+        assert f"process {os.getpid()} on " in err
+        assert "is in use by" in err
+        assert listed() == ["lock"]
+    fcnet_(*TRAIN, "--out", "run")
+    (tmp_path / "run" / "run.json").unlink()  # as while it trains
+    before = listed()
+    with Keeper(tmp_path / "run"):
+        assert fcnet_(*TRAIN, "--out", "run", "--overwrite")[0] == 1
+        assert listed() == before
+
+
+def test_a_run_that_was_killed_stays_where_what_is_to_replace_it_is_refused(fcnet_, tmp_path):
+    fcnet_(*TRAIN, "--out", "run")
+    for path in (tmp_path / "run").iterdir():
+        if path.is_file():
+            path.unlink()
+    for refused in (
+        ("--l2", -1),
+        ("--learning-rate", 1e30, "--activation", "linear", "--optimizer", "sgd", "--device", "gppu"),
+    ):
+        assert fcnet_(*TRAIN, "--out", "run", "--overwrite", *refused)[0] == 2
+    assert fcnet_("train", "blobs.npz", "--resume", "run")[0] == 0
 
 
 def test_a_run_that_was_killed_can_be_replaced(fcnet_):

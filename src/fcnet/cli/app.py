@@ -276,8 +276,8 @@ def train(
     folder = resume or runs.make_folder(out, data_set.name, overwrite)
     keeper = Keeper(folder, every, command=runs.command(context.params), replaces=overwrite)
     error: BaseException | None = None
-    try:
-        with keeper:
+    with keeper:  # who is refused here leaves the folder to the training that holds it
+        try:
             try:
                 training.train(
                     network,
@@ -325,10 +325,10 @@ def train(
             early = isinstance(error, KeyboardInterrupt | SystemExit) or (network.history and ending == "time budget")
             if early and (keeper.written or resume is not None):
                 print(f"fcnet: to go on: fcnet train --resume {shlex.quote(str(folder))}", file=sys.stderr)
-    finally:
-        useless = isinstance(error, DivergenceError) or not keeper.written
-        if network.history is None and resume is None and useless:  # leave no folder that nothing can be done with
-            runs.discard(folder)
+        finally:
+            useless = isinstance(error, DivergenceError) or not keeper.written
+            if network.history is None and resume is None and useless:  # leave no folder that nothing can be done with
+                runs.discard(folder, bool(keeper.written))
     if isinstance(error, SystemExit):
         raise typer.Exit(error.code)  # type: ignore[arg-type]
     if isinstance(error, KeyboardInterrupt):

@@ -81,9 +81,14 @@ def _check_replaceable(folder: Path, overwrite: bool) -> None:
         )
 
 
-def discard(folder: Path) -> None:
-    """Remove a folder that ``make_folder`` made and no network came into; one with an earlier run in it stays."""
-    if not (folder / RUN_FILE).exists():
+def discard(folder: Path, written: bool = False) -> None:
+    """Remove a folder that ``make_folder`` made and no network came into; an earlier run in it stays, and one that was killed too.
+
+    Args:
+        folder: of the run.
+        written: whether checkpoints in it are this run's own.
+    """
+    if not (folder / RUN_FILE).exists() and (written or not checkpoint_files(folder)):
         shutil.rmtree(folder / FOLDER, ignore_errors=True)
     with contextlib.suppress(OSError):
         folder.rmdir()
