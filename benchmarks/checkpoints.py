@@ -1,10 +1,11 @@
-"""What checkpoints cost a training: with and without them, in turns.
+"""What checkpoints cost a training: with and without them, in turns, on one thread.
 
-    python benchmarks/checkpoints.py            MNIST and the digits; 7 turns
+    python benchmarks/checkpoints.py            the digits and MNIST; 5 turns
     python benchmarks/checkpoints.py 3          3 turns
 
-"Slower" is the median over the turns of the seconds with checkpoints over those without, in the same turn. "On its path" is the part of its
-own time that the training waited for them: for copying the state, and, at its start and its end, for the disk too.
+"Slower" and "more processor time" are medians over the turns, each of a training with checkpoints over the one without in the same turn. "On its
+path" is the part of its seconds that training waited for checkpoints between its start and its end; "start and end" are the
+seconds that it waited for the first checkpoint and the last one to be on the disk.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from unittest import mock
 
 import fcnet
 from fcnet import training
+from fcnet.history import Occasion
 from fcnet.keeper import Keeper
 from markdown_tables import table
 
@@ -37,59 +39,86 @@ class Workload:
 
 
 WORKLOADS = (
-    Workload("digits, 64-30-10, SGD, batch 10", "digits", (30,), fcnet.SGD(0.1), 10, 600),
-    Workload("MNIST, 784-100-10, SGD, batch 10", "mnist", (100,), fcnet.SGD(0.1), 10, 20),
-    Workload("MNIST, 784-512-512-10, Adam, batch 128", "mnist", (512, 512), fcnet.Adam(0.001), 128, 4),
+    Workload("digits, 64-30-10, SGD, batch 10", "digits", (30,), fcnet.SGD(0.1), 10, 2000),
+    Workload("MNIST, 784-100-10, SGD, batch 10", "mnist", (100,), fcnet.SGD(0.1), 10, 12),
+    Workload("MNIST, 784-512-512-10, Adam, batch 128", "mnist", (512, 512), fcnet.Adam(0.001), 128, 3),
 )
 
 
-def run(workload: Workload, data: fcnet.DataSet, every: str | None) -> tuple[float, float, int]:
-    """Seconds of a training, seconds that it waited for checkpoints, and how many were written."""
+@dataclass(frozen=True)
+class Cost:
+    """Seconds of a training: in all, of processor time, waiting for checkpoints on its way, and at both ends; how many were written."""
+
+    wall: float
+    processor: float
+    path: float
+    ends: float
+    written: int
+
+
+def run(workload: Workload, data: fcnet.DataSet, every: str | None) -> Cost:
+    """One training."""
     sizes = (data.n_in, *workload.hidden)
     hidden = [fcnet.FullyConnectedLayer(n_in, n_out, fcnet.relu) for n_in, n_out in itertools.pairwise(sizes)]
     network = fcnet.Network([*hidden, fcnet.SoftmaxLayer(sizes[-1], 10)], workload.batch)
-    waited, keepers = 0.0, []
+    waited = dict.fromkeys(("start", "chunk", "epoch", "last"), 0.0)
+    keepers = []
 
-    def timed(self: Keeper, *rest: Any, offer: Any = Keeper.state_is_whole) -> None:
-        nonlocal waited
+    def timed(self: Keeper, take: Any, occasion: Occasion, offer: Any = Keeper.state_is_whole) -> None:
         began = time.perf_counter()
-        offer(self, *rest)
-        waited += time.perf_counter() - began
+        offer(self, take, occasion)
+        waited[occasion] += time.perf_counter() - began
         keepers.append(self)
 
     with tempfile.TemporaryDirectory(dir=".") as folder, mock.patch.object(Keeper, "state_is_whole", timed):
         places = {} if every is None else {"checkpoint": folder, "checkpoint_every": every}
-        began = time.perf_counter()
+        began, worked = time.perf_counter(), time.process_time()
         training.train(
             network, data.train, data.validation, epochs=workload.epochs, optimizer=workload.optimizer, engine="native",
-            device="cpu", verbose=False, **places,
+            device="cpu", n_threads=1, verbose=False, **places,
         )  # fmt: skip
-        return time.perf_counter() - began, waited, keepers[-1].written if keepers else 0
+        wall, processor = time.perf_counter() - began, time.process_time() - worked
+    return Cost(
+        wall,
+        processor,
+        waited["chunk"] + waited["epoch"],
+        waited["start"] + waited["last"],
+        keepers[-1].written if keepers else 0,
+    )
 
 
 def main(arguments: list[str]) -> None:
-    turns = int(arguments[0]) if arguments else 7
+    turns = int(arguments[0]) if arguments else 5
     rows = []
     for workload in WORKLOADS:
         data = fcnet.load_data(workload.data)
-        run(workload, data, None)
-        seconds: dict[str | None, list[tuple[float, float, int]]] = {every: [] for every in (None, *EVERY)}
+        run(workload, data, "1epoch")  # compiles and imports
+        costs: dict[str | None, list[Cost]] = {every: [] for every in (None, *EVERY)}
         for turn in range(turns):
-            modes = list(seconds)
+            modes = list(costs)
             for every in modes[turn % len(modes) :] + modes[: turn % len(modes)]:
-                seconds[every].append(run(workload, data, every))
-        without = [taken for taken, _, _ in seconds[None]]
+                costs[every].append(run(workload, data, every))
+        without = costs[None]
         for every in EVERY:
-            slower = statistics.median(
-                taken / other - 1 for (taken, _, _), other in zip(seconds[every], without, strict=True)
-            )
-            path = statistics.median(waited / taken for taken, waited, _ in seconds[every])
-            taken, written = (statistics.median(one[place] for one in seconds[every]) for place in (0, 2))
+            pairs = list(zip(costs[every], without, strict=True))
             rows.append((
-                workload.name, every, f"{written:.0f}", f"{statistics.median(without):.2f}", f"{taken:.2f}", f"{slower:+.1%}",
-                f"{path:.2%}",
+                workload.name, every, f"{statistics.median(one.written for one in costs[every]):.0f}",
+                f"{statistics.median(one.wall for one in without):.2f}",
+                f"{statistics.median(one.wall / other.wall - 1 for one, other in pairs):+.1%}",
+                f"{statistics.median(one.processor / other.processor - 1 for one, other in pairs):+.1%}",
+                f"{statistics.median(one.path / one.wall for one in costs[every]):.2%}",
+                f"{statistics.median(one.ends for one in costs[every]):.3f}",
             ))  # fmt: skip
-    columns = ("training", "every", "checkpoints", "without, s", "with, s", "slower", "on its path")
+    columns = (
+        "training",
+        "every",
+        "checkpoints",
+        "seconds without",
+        "slower",
+        "more processor time",
+        "on its path",
+        "start and end, s",
+    )
     print(table(columns, rows))
 
 

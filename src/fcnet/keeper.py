@@ -30,7 +30,7 @@ FOLDER = "checkpoints"
 RETRY_SECONDS = 10.0
 """A checkpoint that could not be written is tried again after so long."""
 _SHARE = 100
-"""Copying a state takes training at most one part in so many of its time."""
+"""Copying a state, and the processor's time to write it, are at most one part in so many of the training's time."""
 _NAME = re.compile(r"checkpoint-(\d{1,12})\.safetensors")
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -210,7 +210,7 @@ class Keeper(Observer):
         if not all(np.isfinite(array).all() for array in checkpoint.state.parameters.values()):
             return  # nothing to go on from: training is about to say so
         folder = self.folder / FOLDER
-        began = time.monotonic()
+        began, worked = time.monotonic(), time.thread_time()
         checkpoint.identity.update(self.identity)
         content = checkpoint_bytes(checkpoint)
         try:
@@ -225,7 +225,7 @@ class Keeper(Observer):
             raise FileError(f"{folder} cannot be written: {error.strerror or error}.") from None
         self._step = checkpoint.state.step
         self.written += 1
-        self._pause += time.monotonic() - began
+        self._pause += time.monotonic() - began + _SHARE * (time.thread_time() - worked)
         before, self._whole = self._whole or next(iter(found), None), new
         with contextlib.suppress(OSError):  # one too many does no harm
             for file in found:

@@ -124,7 +124,7 @@ def train(
             Data and settings must be the same, but for ``epochs``, ``time_budget``, ``callbacks``, ``verbose`` and checkpoints.
             It ends with the same bytes as a training that was never interrupted. Where a schedule depends on ``epochs`` and
             these are changed, the steps before keep their rates and later ones follow the new schedule; a warning says so.
-        checkpoint_every: "1epoch", "3epochs", "30s", "5m"; less often where copying would take more than 1% of the time.
+        checkpoint_every: "1epoch", "3epochs", "30s", "5m"; less often where they would take more than 1% of the time.
         on_nan: what to do where the cost becomes NaN or infinite: "stop", or "halve" to go back to the end of the epoch before and
             halve the learning rate from there on, at most three times; ``history.halvings`` notes it. Checkpoints are then
             taken at the ends of epochs alone.
