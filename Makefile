@@ -16,6 +16,7 @@ check: $(VENV)/.installed  ## format, lint, types, import order, tests, coverage
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --cov fcnet --cov-branch --cov-report term:skip-covered
+	$(BIN)/python tests/branches.py
 
 bench: $(VENV)/.installed  ## fcnet against its peers, about an hour: pip install '.[bench]' into .venv first
 	$(BIN)/python benchmarks/compare.py

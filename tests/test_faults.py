@@ -14,8 +14,8 @@ import pytest
 import fcnet
 from fcnet import checkpoint as checkpoints
 from fcnet import keeper as keeping
-from fcnet import training
-from fcnet.checkpoint import Checkpoint, EpochSoFar
+from fcnet import loop, training
+from fcnet.checkpoint import Checkpoint, EpochSoFar, load_checkpoint
 from fcnet.engines.contract import TrainState
 from fcnet.errors import FileError
 from fcnet.history import History
@@ -201,3 +201,32 @@ def test_a_folder_that_vanishes(tmp_path, capsys, harm):
         assert newest_checkpoint(folder).state.step == 15
     else:
         assert "Training goes on" in capsys.readouterr().err
+
+
+def test_a_disk_that_is_full_from_the_start(tmp_path, monkeypatch):
+    """The lock cannot say who holds it: refused before training, and nobody holds it then."""
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        with pytest.raises(
+            FileError, match=r"Checkpoints cannot be written into .*: No space left on device\. Choose another folder\."
+        ):
+            Keeper(tmp_path).__enter__()
+    with Keeper(tmp_path):
+        pass
+
+
+def test_numbers_that_overflow_at_the_end_of_a_chunk_are_no_checkpoint(tmp_path, monkeypatch):
+    """The step's cost was finite, its update was not: nothing could go on from there."""
+    monkeypatch.setattr(loop, "FIRST_CHUNK", 1)
+    monkeypatch.setattr(keeping, "_SHARE", 0)
+    network = fcnet.Network([fcnet.FullyConnectedLayer(2, 1, fcnet.linear)], 2)
+    with pytest.raises(fcnet.DivergenceError, match="at step 1 "):
+        training.train(
+            network, (1e3 * np.ones((8, 2)), np.full((8, 1), 1e3)), epochs=1, optimizer=fcnet.SGD(1e38), engine="native",
+            device="cpu", verbose=False, checkpoint=tmp_path, checkpoint_every="0s",
+        )  # fmt: skip
+    assert [load_checkpoint(file).state.step for file in checkpoint_files(tmp_path)] == [0]

@@ -7,13 +7,15 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import fcnet
 from fcnet import host, memory, training
-from fcnet.engines.choose import engine_named
+from fcnet.engines.choose import Choice, engine_named
+from fcnet.engines.contract import Placement
 from fcnet.host import free_on_host, in_words
 from fcnet.memory import MemoryPlan
 
@@ -90,6 +92,26 @@ def test_what_is_free(monkeypatch, tmp_path):
     assert free_on_host() == 2500
     (tmp_path / "memory.max").write_text("max\n")
     assert free_on_host() > 1 << 20
+
+
+def test_what_is_free_on_a_gpu_is_asked_of_the_engine():
+    placement = Placement("gpu", 1)
+    knows = SimpleNamespace(free_memory=lambda place: 1000 * place.index)
+    assert memory.free_on(Choice(knows, placement, "")) == 1000
+    assert memory.free_on(Choice(SimpleNamespace(), placement, "")) is None
+
+
+def test_a_system_that_does_not_say(monkeypatch, tmp_path):
+    monkeypatch.setattr(host, "_CGROUP", tmp_path)
+    monkeypatch.setattr(host.Path, "read_text", lambda self: (_ for _ in ()).throw(FileNotFoundError))
+    assert free_on_host() is None
+    with (
+        pytest.raises(
+            fcnet.OutOfMemoryError, match=r"^It does not fit into the memory that this process may have\. Use"
+        ),
+        host.room_for("It", 1 << 40),
+    ):
+        raise MemoryError
 
 
 def test_in_words():

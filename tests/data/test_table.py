@@ -192,3 +192,32 @@ def test_a_child_that_dies_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(parquet, "_memory", lambda: 1 << 24)
     with pytest.raises(FileError, match="its reader ended with code"):
         read_table(tmp_path / "t.parquet")
+
+
+def test_rows_that_are_too_large_are_refused_at_once(tmp_path, monkeypatch):
+    polars.DataFrame({"a": [str(n) * 100_000 for n in range(10)]}).write_parquet(tmp_path / "t.parquet")
+    monkeypatch.setattr(parquet, "_FRAME_LIMIT", 1 << 16)
+    with pytest.raises(FileError, match=r"some rows of it have 1,0\d\d,\d{3} bytes, expected 65,536 at most\."):
+        read_table(tmp_path / "t.parquet")
+
+
+@pytest.mark.parametrize("memory", ["lots", "1000", "-1", "1e9"])
+def test_a_memory_that_is_none(tmp_path, monkeypatch, memory):
+    polars.DataFrame({"a": [1]}).write_parquet(tmp_path / "t.parquet")
+    monkeypatch.setenv("FCNET_PARQUET_MEMORY", memory)
+    with pytest.raises(
+        FileError, match=rf"FCNET_PARQUET_MEMORY is '{memory}'\. Expected a number of bytes, 268435456 at least\."
+    ):
+        read_table(tmp_path / "t.parquet")
+    monkeypatch.setenv("FCNET_PARQUET_MEMORY", str(3 << 30))
+    assert read_table(tmp_path / "t.parquet").height == 1
+
+
+def test_a_compressed_table_that_grows_beyond_the_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "DECOMPRESSED_LIMIT", 20_000)
+    monkeypatch.setattr(files, "_GROWTH", 1)
+    path = table(tmp_path, gzip.compress(b"a,b\n" + b"1,2\n" * 10_000), "bomb.csv.gz")
+    with pytest.raises(
+        FileError, match=r"grows beyond 20,000 bytes\. Decompress it, and pass the file that comes of it\."
+    ):
+        read_table(path)

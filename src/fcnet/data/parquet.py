@@ -59,7 +59,7 @@ def read_parquet(path: Path, n_rows: int = 1 << 16) -> Iterator[polars.DataFrame
             timer = threading.Timer(SECONDS, _give_up, (child, late))
             timer.start()
             try:
-                content = _frame(child.stdout)
+                content = _frame(child.stdout, path)
             finally:
                 timer.cancel()
             if content is None:
@@ -117,13 +117,17 @@ def _listen(stream: IO[bytes], lines: list[bytes]) -> None:
             pass
 
 
-def _frame(stream: IO[bytes]) -> bytes | None:
+def _frame(stream: IO[bytes], path: Path) -> bytes | None:
+    """The next frame's content; None where the child sends no more."""
     head = stream.read(_LENGTH)
     if len(head) < _LENGTH:
         return None
     length = int.from_bytes(head, "little")
-    if length > _FRAME_LIMIT:
-        return None
+    if length > _FRAME_LIMIT:  # not the end: the child would wait for us for ever
+        raise FileError(
+            f"{path}: some rows of it have {length:,} bytes, expected {_FRAME_LIMIT:,} at most. The file is damaged, or its columns "
+            "hold more than numbers and words."
+        )
     content = stream.read(length)
     return content if len(content) == length else None
 
