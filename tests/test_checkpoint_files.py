@@ -12,10 +12,11 @@ from safetensors.numpy import save
 
 import fcnet
 import readers
+from fcnet import checkpoint
 from fcnet.checkpoint import Checkpoint, checkpoint_bytes, load_checkpoint
 from fcnet.engines.contract import TrainState
 from fcnet.errors import FileError, InputError
-from fcnet.history import History
+from fcnet.history import EpochRecord, History
 from fcnet.keeper import checkpoint_files, newest_checkpoint
 
 DESCRIPTION = json.loads(readers.seeds()["checkpoint-description"]["description"])
@@ -25,12 +26,6 @@ WRONG = {
     "so_far.weight": [float("inf"), None, True],
     "identity": [3, {"settings": 3}],
     "history": [3, {}, []],
-    "history.epochs": [3, [3], [{"epoch": 0}]],
-    "history.epochs.0.epoch": [1, -1, "0"],
-    "history.epochs.0.training_cost": [None, "0.5", float("inf")],
-    "history.epochs.0.learning_rate": [None],
-    "history.epochs.0.seconds": [float("nan")],
-    "history.epochs.0.validation_accuracy": ["high", float("nan")],
     "history.steps_per_epoch": [-1, 0.5],
     "history.best_epoch": [1, -1, "0"],
     "history.best_steps": [-1, 0.5],
@@ -71,14 +66,50 @@ def content(parameters, slots=None, kept=None, history=None):
 def test_wrong_arrays(tmp_path):
     file = tmp_path / "checkpoint-000001.safetensors"
     file.write_bytes(content({"layers.0.weights": np.full((2, 2), np.nan, np.float32)}))
-    with pytest.raises(FileError, match="its parameters contain NaN or infinity"):
+    with pytest.raises(FileError, match="its parameters are missing, or contain NaN or infinity"):
         load_checkpoint(file)
     file.write_bytes(content({"layers.0.weights": np.zeros((2, 2), np.float16)}))
     with pytest.raises(FileError, match=r"parameters/layers\.0\.weights is of type F16, expected F32 or F64"):
         load_checkpoint(file)
+    file.write_bytes(content({}))
+    with pytest.raises(FileError, match="its parameters are missing, or contain NaN or infinity"):
+        load_checkpoint(file)
     file.write_bytes(save({"w": np.zeros(3, np.float32)}))
     with pytest.raises(FileError, match="is a safetensors file, but not one that fcnet wrote"):
         load_checkpoint(file)
+
+
+@pytest.mark.parametrize(
+    "figures",
+    [
+        None,
+        np.zeros((2, 5)),
+        np.zeros(6),
+        np.zeros((2, 6), np.float32),
+        np.full((1, 6), np.nan),
+        np.full((1, 6), np.inf),
+    ],
+    ids=["none", "too few", "in one row", "of another type", "NaN", "infinite"],
+)
+def test_wrong_figures_of_epochs(tmp_path, monkeypatch, figures):
+    file = tmp_path / "checkpoint-000001.safetensors"
+    arrays = {"parameters/layers.0.weights": np.zeros((2, 2), np.float32)}
+    if figures is not None:
+        arrays["history/epochs"] = figures
+    description = {name: value for name, value in DESCRIPTION.items() if name != "sha256"}
+    description["sha256"] = checkpoint._checksum(description, arrays)
+    file.write_bytes(save(arrays, {"fcnet": json.dumps(description)}))
+    with pytest.raises(FileError, match=r"is damaged \(.*\)\. Go on from"):
+        load_checkpoint(file)
+
+
+def test_a_history_of_very_many_epochs(tmp_path):
+    """What has run a hundred thousand epochs goes on, too."""
+    records = [EpochRecord(n, 1.0 / (n + 1), None, 0.5, None, 0.1, 0.001) for n in range(100_000)]
+    history = History("native", "cpu", "accuracy", 10, records, best_epoch=99_999, best_steps=1_000_000)
+    file = tmp_path / "checkpoint-000001.safetensors"
+    file.write_bytes(content({"layers.0.weights": np.zeros((2, 2), np.float32)}, history=history))
+    assert load_checkpoint(file).history == history
 
 
 def wider(state):

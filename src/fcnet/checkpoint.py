@@ -333,6 +333,7 @@ def checkpoint_bytes(checkpoint: Checkpoint) -> bytes:
     groups = {"parameters": state.parameters, "best": checkpoint.kept or {}} | {
         f"slots.{slot}": arrays for slot, arrays in state.slots.items()
     }
+    groups["history"] = {"epochs": _figures(checkpoint.history)}
     arrays = {
         f"{group}/{name}": np.ascontiguousarray(array)
         for group, named in groups.items()
@@ -343,7 +344,7 @@ def checkpoint_bytes(checkpoint: Checkpoint) -> bytes:
         "version": PLAIN,
         "step": state.step,
         "so_far": dataclasses.asdict(checkpoint.so_far),
-        "history": dataclasses.asdict(checkpoint.history),
+        "history": {name: value for name, value in vars(checkpoint.history).items() if name != "epochs"},
         "identity": checkpoint.identity,
     }
     description["sha256"] = _checksum(description, arrays)
@@ -374,16 +375,16 @@ def load_checkpoint(file: Path) -> Checkpoint:
     for name, array in arrays.items():
         group, _, own = name.partition("/")
         groups.setdefault(group, {})[own] = array
-    parameters, kept = groups.pop("parameters", {}), groups.pop("best", None)
+    parameters, kept, records = (groups.pop(name, None) for name in ("parameters", "best", "history"))
     slots = {group.removeprefix("slots."): named for group, named in groups.items()}
     try:
         if description.pop("sha256", None) != _checksum(description, arrays):
             raise ValueError("its checksum is not that of its content")
-        if not all(np.isfinite(array).all() for array in parameters.values()):
-            raise ValueError("its parameters contain NaN or infinity")
+        if not parameters or not all(np.isfinite(array).all() for array in parameters.values()):
+            raise ValueError("its parameters are missing, or contain NaN or infinity")
         step = _count(description["step"])
         so_far = EpochSoFar(**{name: _number(number) for name, number in description["so_far"].items()})
-        history = _history(description["history"])
+        history = _history(description["history"], (records or {})["epochs"])
         identity = description["identity"]
         if not isinstance(identity, dict) or not all(isinstance(part, dict) for part in identity.values()):
             raise ValueError("identity")
@@ -408,17 +409,27 @@ def _any_array(file: Path, opened: Any, name: str) -> NDArray[Any]:
     return np.array(opened.get_tensor(name))
 
 
-def _history(values: dict[str, Any]) -> History:
-    """A history from JSON, its figures checked one by one."""
-    epochs = [EpochRecord(**record) for record in values["epochs"]]
-    for number, record in enumerate(epochs):
-        if _count(record.epoch) != number:
-            raise ValueError(f"epoch {record.epoch!r} in place of {number}")
-        for name in ("training_cost", "learning_rate", "seconds"):
-            _number(getattr(record, name))
-        for name in ("validation_cost", "validation_accuracy", "test_accuracy"):
-            if getattr(record, name) is not None:
-                _number(getattr(record, name))
+_NEEDED = ("training_cost", "learning_rate", "seconds")
+_OPTIONAL = ("validation_cost", "validation_accuracy", "test_accuracy")
+
+
+def _figures(history: History) -> NDArray[np.float64]:
+    """A history's epochs as numbers ``(n_epochs, 6)``, NaN where there is none: as text, many thousands would take long to write."""
+    records = [[getattr(record, name) for name in (*_NEEDED, *_OPTIONAL)] for record in history.epochs]
+    return np.array(records, np.float64).reshape(-1, len(_NEEDED) + len(_OPTIONAL))
+
+
+def _history(values: dict[str, Any], figures: NDArray[Any]) -> History:
+    """A history from JSON and its epochs' figures, checked one by one."""
+    if figures.dtype != np.float64 or figures.ndim != 2 or figures.shape[1] != len(_NEEDED) + len(_OPTIONAL):
+        raise ValueError(f"figures of epochs of shape {figures.shape}")
+    if not np.isfinite(figures[:, : len(_NEEDED)]).all() or np.isinf(figures).any():
+        raise ValueError("figures of epochs that are not finite")
+    epochs = []
+    for number, row in enumerate(figures.tolist()):
+        named: dict[str, Any] = dict(zip((*_NEEDED, *_OPTIONAL), row, strict=True))
+        named |= {name: None for name in _OPTIONAL if math.isnan(named[name])}
+        epochs.append(EpochRecord(number, **named))
     history = History(**{**values, "epochs": epochs})
     _count(history.steps_per_epoch)
     for count in (history.best_epoch, history.best_steps):
