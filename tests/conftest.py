@@ -14,6 +14,8 @@ import pytest
 
 import fcnet
 
+BESIDE = "FCNET_COMPILES_BESIDE"
+
 
 @pytest.fixture
 def shared_data() -> Path:
@@ -29,4 +31,5 @@ def pytest_configure(config):
     contents = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
     folder = config.rootpath / ".pytest_cache" / "compiled"
     os.environ.setdefault("NUMBA_CACHE_DIR", str(folder / f"native-{contents}"))
+    os.environ.setdefault(BESIDE, "1")  # no second compiling process beside each test's
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder / "xla"))

@@ -441,7 +441,7 @@ def info(run: Run, json_line: Json = False) -> None:
 @app.command()
 def warmup() -> None:
     """Compile the native engine for this machine now, so that no training waits for it."""
-    from fcnet.engines.native.engine import warm_up
+    from fcnet.engines.native.ahead import warm_up
 
     began = time.perf_counter()
     warm_up()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -19,16 +20,16 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from fcnet import costs, counters, optimizers
+from fcnet import counters
 from fcnet.data.arrays import Part, Rows, is_sparse
-from fcnet.engines.contract import Metrics, Placement, Plan, Program, Report, TrainState, accuracy_rule, initial_state
+from fcnet.engines.contract import Dtype, Metrics, Placement, Plan, Program, Report, TrainState, accuracy_rule
 from fcnet.engines.native import kernels
 from fcnet.engines.native.costs import CODES, ROWS, constants_of
 from fcnet.engines.native.elementary import ACTIVATIONS
 from fcnet.engines.native.layout import IN_PAD, N_IN, N_OUT, OUT_PAD, ROOM, Layout, Tables, Work, zeros
 from fcnet.engines.native.rows import NativeData, as_kernels_read, density, for_threads, read_rows
 from fcnet.engines.native.updates import GRADIENT, RULES, TILE_NUMBERS
-from fcnet.layers import FullyConnectedLayer, SoftmaxLayer, TableLayer
+from fcnet.layers import TableLayer
 from fcnet.model import Model, weights_name
 
 BLOCK = 256
@@ -51,6 +52,8 @@ UNITS_SHARE = 3.0
 """Threads own units where the first layer has so many times the operations of the others, which each thread repeats."""
 GROUPS, GROUP_ROWS = 4, 16
 """Groups of a batch's rows with a gradient each, and the least rows of one."""
+BESIDE = "FCNET_COMPILES_BESIDE"
+"""In the environment of a process that compiles beside another, and starts no third."""
 
 
 @dataclass(eq=False)
@@ -102,7 +105,7 @@ class NativeEngine:
 
     def start(self, program: Program, state: TrainState, placement: Placement) -> Run:
         """A state in flat arrays of the engine's own."""
-        _say_that_it_compiles()
+        _prepare(program.dtype)
         layout = Layout.of(program.model, program.dtype, 1)
         members = [None] if program.members is None else range(program.members)
         parameters, slots = [], []
@@ -150,7 +153,7 @@ class NativeEngine:
     ) -> tuple[NDArray[Any], int]:
         height = tables.rows.shape[1]
         sharing = _sharing(run.program.model, height, data, n_steps)
-        layout, works = self._room(run, height, data)
+        layout, works = self.room(run, height, data)
         arrays = for_threads(data, sharing.n_threads)
         room = _with_groups(works[0], sharing, layout, run.program.dtype)
         exchange = zeros((2, height * layout.lines[0, OUT_PAD] if sharing.by_units else 0), run.program.dtype)
@@ -170,7 +173,7 @@ class NativeEngine:
         _in_threads(sharing.n_threads, work)
         return report, bad[0]
 
-    def _room(self, run: Run, height: int, data: NativeData) -> tuple[Layout, list[Work]]:
+    def room(self, run: Run, height: int, data: NativeData) -> tuple[Layout, list[Work]]:
         """The layout and the arrays for batches of a height, and for rows as the data's; kept, and made anew for more."""
         sparse = data.sparse or any(len(work.gradient) for work in run.works)
         enough = run.layout.height >= height and len(run.works) >= data.n_threads
@@ -183,7 +186,7 @@ class NativeEngine:
         """Cost and accuracy on data, of each member."""
         program = run.program
         rule = accuracy_rule(program, data.kind)
-        layout, works = self._room(run, BLOCK, data)
+        layout, works = self.room(run, BLOCK, data)
         cost_and_constants = _cost_of(program)
         answers = []
         n_threads = min(
@@ -248,7 +251,7 @@ class NativeEngine:
         """Mean cost without dropout + 0.5 * l2 * sum(w^2), and its gradient."""
         program, dtype = run.program, run.program.dtype
         height = min(BLOCK, data.n_rows)
-        layout, works = self._room(run, height, data)
+        layout, works = self.room(run, height, data)
         steps = -(-data.n_rows // height)
         rows = np.full(steps * height, -1, np.int32)
         rows[: data.n_rows] = np.arange(data.n_rows)
@@ -309,37 +312,35 @@ class NativeEngine:
         return TrainState(_stack(parameters), stacked, run.step)
 
 
-def warm_up() -> None:
-    """Compile every kernel for float32 and float64, or load it from the cache."""
-    engine, placement, n_rows, n_in = NativeEngine(), Placement(threads=2), 32, 800
-    model = Model((FullyConnectedLayer(n_in, 2 * UNITS), SoftmaxLayer(2 * UNITS, 2)))
-    part = Part(np.tile(np.arange(n_in) % 5 == 0, (n_rows, 1)), np.arange(n_rows) % 2)  # sparse: for units of their own
-    layers = len(model.layers)
-    plan = Plan(
-        n_steps=1,
-        rows=np.arange(n_rows, dtype=np.int32)[None, :],
-        coefficients=np.zeros((1, 1)),
-        l2=np.zeros(1),
-        dropout=np.zeros((1, layers)),
-        keys=np.zeros((1, layers, 2), np.uint32),
-    )
-    for dtype in ("float32", "float64"):
-        program = Program(model, costs.log_likelihood, optimizers.SGD_RULE, dtype)
-        data = engine.put(part, program, placement)
-        run = engine.start(program, initial_state(program, model.initial_parameters(0)), placement)
-        engine.advance(run, data, plan)
-        engine.cost_and_gradient(run, data)
-        engine.evaluate(run, data)
-        engine.forward(run, np.zeros((1, n_in)))
-
-
 @functools.cache
-def _say_that_it_compiles() -> None:
-    """A line on standard error where the kernels do not lie in the cache yet: the first run on a machine waits for them."""
+def _prepare(dtype: Dtype) -> None:
+    """Where the kernels do not lie in the cache yet, say so, since the first run on a machine waits for them; and share out the wait."""
     function = kernels.advance
     stored = f"kernels.{function.__name__}-{function.py_func.__code__.co_firstlineno}.*.nbi"
     if not any(Path(function.stats.cache_path).glob(stored)):
         print("fcnet: compiling the native engine for this machine; this is done once", file=sys.stderr, flush=True)
+        compile_beside(dtype)
+
+
+def compile_beside(dtype: Dtype) -> None:
+    """Let a second process compile what this one comes to last, see ``ahead.py``; if it cannot, nothing is lost."""
+    python = Path(sys.executable or "")
+    if BESIDE in os.environ or not python.name.startswith("python") or _available_threads(Placement()) < 2:
+        return
+    command = [str(python), "-c", f"from fcnet.engines.native.ahead import compile_last_first as c; c({dtype!r})"]
+    nowhere = subprocess.DEVNULL
+    try:
+        process = subprocess.Popen(
+            command,
+            env=os.environ | {BESIDE: "1"},
+            stdin=nowhere,
+            stdout=nowhere,
+            stderr=nowhere,
+            start_new_session=True,
+        )
+    except OSError:
+        return
+    threading.Thread(target=process.wait, daemon=True).start()
 
 
 # --- Arrays -----------------------------------------------------------------------------------------------------------
