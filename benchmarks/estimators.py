@@ -4,7 +4,7 @@ Every measurement is a process of its own: it makes the data, fits once on a few
 whole calls of ``fit`` and reports the most memory it used. The two libraries take turns, so that they share whatever the machine
 does meanwhile. Both run as many epochs (``tol=0``), at most 200 and fewer where rows are many.
 
-    python benchmarks/estimators.py [--quick] [--json FILE] [--rounds 5] [--threads 0]
+    python benchmarks/estimators.py [--quick] [--only sgd] [--json FILE] [--rounds 5] [--threads 0]
 """
 
 from __future__ import annotations
@@ -124,6 +124,7 @@ def cells(result: dict[str, Any]) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="tiny sizes, one round: does it run")
+    parser.add_argument("--only", default="", help="cases whose name has this in it")
     parser.add_argument("--json", type=Path, help="write the figures there too")
     parser.add_argument("--rounds", type=int, default=5, help="processes of each library for each case")
     parser.add_argument("--threads", type=int, default=0, help="threads of each library; 0 for its own choice")
@@ -133,7 +134,7 @@ def main() -> None:
         library, case, repeats = json.loads(options.one)
         print(json.dumps(measure(library, Case(**case), repeats)))
         return
-    chosen, rounds = cases(), options.rounds
+    chosen, rounds = [case for case in cases() if options.only in str(case)], options.rounds
     if options.quick:
         chosen, rounds = [replace(case, rows=100) for case in (Case(1), Case(1, solver="lbfgs"))], 1
     about, results = machine.describe() | {"threads": str(options.threads or "as each chooses")}, []
