@@ -3,9 +3,9 @@
     python benchmarks/checkpoints.py            the digits and MNIST; 5 turns
     python benchmarks/checkpoints.py 3          3 turns
 
-"Slower" and "more processor time" are medians over the turns, each of a training with checkpoints over the one without in the same turn. "On its
-path" is the part of its seconds that training waited for checkpoints between its start and its end; "start and end" are the
-seconds that it waited for the first checkpoint and the last one to be on the disk.
+"Start and end" are the seconds, once a training, for the fingerprint of the data, the first checkpoint and the last. In between: "slower" and
+"more processor time" are medians over the turns, each of a training with checkpoints over the one without in the same turn; "on its path" is the
+part of its seconds that training waited for them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 from unittest import mock
 
 import fcnet
-from fcnet import training
+from fcnet import identity, training
 from fcnet.history import Occasion
 from fcnet.keeper import Keeper
 from markdown_tables import table
@@ -39,15 +39,15 @@ class Workload:
 
 
 WORKLOADS = (
-    Workload("digits, 64-30-10, SGD, batch 10", "digits", (30,), fcnet.SGD(0.1), 10, 2000),
-    Workload("MNIST, 784-100-10, SGD, batch 10", "mnist", (100,), fcnet.SGD(0.1), 10, 12),
+    Workload("digits, 64-30-10, SGD, batch 10", "digits", (30,), fcnet.SGD(0.1), 10, 4000),
+    Workload("MNIST, 784-100-10, SGD, batch 10", "mnist", (100,), fcnet.SGD(0.1), 10, 25),
     Workload("MNIST, 784-512-512-10, Adam, batch 128", "mnist", (512, 512), fcnet.Adam(0.001), 128, 3),
 )
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds of a training: in all, of processor time, waiting for checkpoints on its way, and at both ends; how many were written."""
+    """Seconds of a training: between start and end, of processor time, waiting for checkpoints; and those of start and end."""
 
     wall: float
     processor: float
@@ -61,16 +61,24 @@ def run(workload: Workload, data: fcnet.DataSet, every: str | None) -> Cost:
     sizes = (data.n_in, *workload.hidden)
     hidden = [fcnet.FullyConnectedLayer(n_in, n_out, fcnet.relu) for n_in, n_out in itertools.pairwise(sizes)]
     network = fcnet.Network([*hidden, fcnet.SoftmaxLayer(sizes[-1], 10)], workload.batch)
-    waited = dict.fromkeys(("start", "chunk", "epoch", "last"), 0.0)
-    keepers = []
+    seconds, keepers = {name: [0.0, 0.0] for name in ("fingerprint", "start", "chunk", "epoch", "last")}, []
 
-    def timed(self: Keeper, take: Any, occasion: Occasion, offer: Any = Keeper.state_is_whole) -> None:
-        began = time.perf_counter()
-        offer(self, take, occasion)
-        waited[occasion] += time.perf_counter() - began
+    def timed(name: str, work: Any) -> Any:
+        began, worked = time.perf_counter(), time.process_time()
+        answer = work()
+        seconds[name][0] += time.perf_counter() - began
+        seconds[name][1] += time.process_time() - worked
+        return answer
+
+    def offered(self: Keeper, take: Any, occasion: Occasion, offer: Any = Keeper.state_is_whole) -> None:
         keepers.append(self)
+        timed(occasion, lambda: offer(self, take, occasion))
 
-    with tempfile.TemporaryDirectory(dir=".") as folder, mock.patch.object(Keeper, "state_is_whole", timed):
+    def digested(part: Any, digest: Any = identity.of_part) -> Any:
+        return timed("fingerprint", lambda: digest(part))
+
+    keeping = mock.patch.object(Keeper, "state_is_whole", offered), mock.patch.object(identity, "of_part", digested)
+    with tempfile.TemporaryDirectory(dir=".") as folder, keeping[0], keeping[1]:
         places = {} if every is None else {"checkpoint": folder, "checkpoint_every": every}
         began, worked = time.perf_counter(), time.process_time()
         training.train(
@@ -78,13 +86,9 @@ def run(workload: Workload, data: fcnet.DataSet, every: str | None) -> Cost:
             device="cpu", n_threads=1, verbose=False, **places,
         )  # fmt: skip
         wall, processor = time.perf_counter() - began, time.process_time() - worked
-    return Cost(
-        wall,
-        processor,
-        waited["chunk"] + waited["epoch"],
-        waited["start"] + waited["last"],
-        keepers[-1].written if keepers else 0,
-    )
+    ends = [sum(seconds[name][place] for name in ("fingerprint", "start", "last")) for place in (0, 1)]
+    path = seconds["chunk"][0] + seconds["epoch"][0]
+    return Cost(wall - ends[0], processor - ends[1], path, ends[0], keepers[-1].written if keepers else 0)
 
 
 def main(arguments: list[str]) -> None:
