@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import polars
 import pytest
 
+from fcnet import loop
 from fcnet.cli.app import main
 from fcnet.data import delimited
 from fcnet.errors import FileError
@@ -249,19 +251,24 @@ def test_a_damaged_run_is_an_error(trained):
         file.write_text(content)
 
 
-def test_ctrl_c_leaves_the_best_network(fcnet_, trained, monkeypatch):
-    from fcnet.tabular import recipe
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_leaves_the_best_network(fcnet_, trained, monkeypatch, number, expected):
+    def interrupt(self, epoch, *rest, original=loop.Loop._epoch):
+        if epoch == 3:
+            os.kill(os.getpid(), number)
+        return original(self, epoch, *rest)
 
-    def interrupted(network, *arguments, **settings):
-        train(network, *arguments, **settings | {"epochs": 3})
-        raise KeyboardInterrupt
-
-    train = recipe.train
-    monkeypatch.setattr(recipe, "train", interrupted)
+    handlers = [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)]
+    monkeypatch.setattr(loop.Loop, "_epoch", interrupt)
+    monkeypatch.setattr(loop, "FIRST_CHUNK", 1)
+    monkeypatch.setattr(loop, "CHUNK_SECONDS", 0.0)
     code, out, err = fcnet_(
-        "train", "flowers.csv", "--target", "kind", "--preset", "fast", "--out", "stopped", "--json"
+        *("train", "flowers.csv", "--target", "kind", "--preset", "fast", "--out", "stopped", "--json", "--overwrite")
     )
-    assert code == 130, err
+    monkeypatch.undo()
+    monkeypatch.chdir(trained)
+    assert code == expected, err
+    assert [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)] == handlers
     assert json.loads((trained / "stopped" / "run.json").read_text())["ending"] == "interrupted"
     assert json.loads(out.splitlines()[-1])["epochs"] == 3
     assert fcnet_("predict", "stopped", "new.csv", "--out", "-")[0] == 0

@@ -228,7 +228,7 @@ def train(
             threads=threads,
         )
         if interrupted:
-            raise typer.Exit(EXIT_INTERRUPTED)
+            raise typer.Exit(128 + interrupted)
         return
     from fcnet import training
     from fcnet.cli import runs, words

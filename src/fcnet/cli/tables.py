@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import sys
 import time
 import uuid
@@ -57,8 +58,8 @@ def train(
     engine: str,
     device: str,
     threads: int | None,
-) -> bool:
-    """Train on a table and leave a run folder; whether Ctrl-C ended it.
+) -> int:
+    """Train on a table and leave a run folder; which signal ended it, or 0.
 
     Raises:
         FcnetError: the table, or an option, cannot be used.
@@ -100,20 +101,20 @@ def train(
         f"{target!r} is taken for {'classes' if found == 'classification' else 'values'} (--task {found})",
         file=sys.stderr,
     )
-    interrupted = False
+    interrupted = 0
     try:
         own = None
         if len(parts["validation"]):
             own = (features[parts["validation"]], y[parts["validation"]])
-        with _warnings_as_lines():
+        with _warnings_as_lines(), runs.sigterm_as_ctrl_c() as terminated:
             estimator.fit(features[parts["train"]], y[parts["train"]], eval_set=own)
     except KeyboardInterrupt:
-        interrupted = True
+        interrupted = signal.SIGTERM if terminated else signal.SIGINT
     finally:
         if not hasattr(estimator, "validation_score_"):
             runs.discard(folder)
     if interrupted and not hasattr(estimator, "validation_score_"):
-        return True
+        return interrupted
     tested = None
     if len(parts["test"]):
         truth = y[parts["test"]]
