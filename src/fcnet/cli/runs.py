@@ -199,7 +199,7 @@ def read(folder: Path) -> dict[str, Any]:
             f"There is no run in {folder}: {RUN_FILE} is missing. Expected a folder that 'fcnet train' made."
         )
     try:
-        run = json.loads(file.read_bytes())
+        run = json.loads(file.read_bytes().decode())
     except (ValueError, RecursionError, OSError):
         raise FileError(f"{file} is damaged: it is not JSON.") from None
     if not isinstance(run, dict) or not isinstance(run.get("results"), dict):

@@ -130,7 +130,7 @@ def read(folder: Path) -> Files:
     try:
         if len(content) > _LIMIT:
             raise ValueError
-        description = json.loads(content)
+        description = json.loads(content.decode())
     except (ValueError, RecursionError):
         raise FileError(f"{file} is not JSON. The file is damaged.") from None
     if not isinstance(description, dict) or description.get("format") != FORMAT:
