@@ -203,6 +203,14 @@ def test_a_folder_that_vanishes(tmp_path, capsys, harm):
         assert "Training goes on" in capsys.readouterr().err
 
 
+def test_the_folder_of_a_run_is_on_the_disk_before_its_checkpoints(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(keeping, "sync_folder", lambda folder: synced.append(folder))
+    with Keeper(tmp_path / "runs" / "mine"):
+        pass
+    assert synced == [tmp_path / "runs" / "mine", tmp_path / "runs"]
+
+
 def test_a_disk_that_is_full_from_the_start(tmp_path, monkeypatch):
     """The lock cannot say who holds it: refused before training, and nobody holds it then."""
 

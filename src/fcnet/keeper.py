@@ -122,6 +122,12 @@ class Keeper(Observer):
     def __enter__(self) -> Keeper:
         try:
             (self.folder / FOLDER).mkdir(parents=True, exist_ok=True)
+            for holder in (
+                self.folder,
+                self.folder.parent,
+            ):  # or a power loss could take the folder with what is synced in it
+                with contextlib.suppress(PermissionError):  # who may not list a folder may still write into it
+                    sync_folder(holder)
             self._lock = _lock(self.folder)
             for left in (self.folder / FOLDER).glob(f".*{PARTIAL}"):
                 left.unlink(missing_ok=True)
