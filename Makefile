@@ -23,9 +23,10 @@ bench: $(VENV)/.installed  ## fcnet against its peers, about an hour: pip instal
 
 FUZZ_SECONDS ?= 60
 KILLS ?= 200
-soak: $(VENV)/.installed  ## slow checks: KILLS trainings killed and resumed; threads; readers fed by the fuzzer for FUZZ_SECONDS; array bounds
+soak: $(VENV)/.installed  ## slow checks: KILLS trainings killed and resumed; threads; tables of millions of rows; readers fed by the fuzzer for FUZZ_SECONDS; array bounds
 	$(BIN)/python tests/kills.py $(KILLS)
 	$(BIN)/python tests/crowd.py 1000
+	$(BIN)/python tests/large_tables.py
 	$(BIN)/python fuzz/readers.py $(FUZZ_SECONDS)
 	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$$(mktemp -d) $(BIN)/python -m pytest tests/test_conformance.py -k "native or threads"
 

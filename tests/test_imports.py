@@ -68,6 +68,7 @@ ORDER = [
     "tabular.columns",
     "tabular.leaks",
     "tabular.recipe",
+    "tabular.room",
     "tabular.calibration",
     "tabular.saved",
     "tabular.estimator",

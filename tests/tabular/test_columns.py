@@ -32,6 +32,20 @@ def test_a_number_is_scaled_by_median_and_quartiles_and_bent():
     assert column_of(series([0, 0, 0, 0, 0, 0, 0, 8])).scale == 0.25  # quartiles that are equal: half of the range
 
 
+def test_a_number_in_linear_pieces():
+    column = column_of(series([0.0, 1.0, 1.0, 2.0, 4.0, 8.0, None]), pieces=2)
+    assert (column.knots, column.width) == ((0.0, 1.0, 8.0), 4)
+    encoded = column.encode(series([0.0, 0.5, 1.0, 4.5, 8.0, 1e9, None]), 1)
+    np.testing.assert_allclose(
+        encoded[:, 1:3], [[0, 0], [0.5, 0], [1, 0], [1, 0.5], [1, 1], [1, 1], [1, 0.5 / 7]], atol=1e-6
+    )
+    assert encoded[:, 3].tolist() == [0, 0, 0, 0, 0, 0, 1]
+    assert "2 linear pieces, a flag where missing" in column.treatment
+    assert column_of(series([1.0, 2.0, 1.0]), pieces=2).knots == ()  # two values are one piece
+    assert column_of(series([0, 0, 0, 0, 0, 0, 9, 5]), pieces=4).knots == (0.0, 5.0, 9.0)
+    assert not set(np.diff(column_of(series([1e300, -1e300, 0.0, 1.0]), pieces=16).knots)) & {0.0, np.inf}
+
+
 def test_missing_numbers_are_the_median_with_a_flag():
     column = column_of(series([1.0, None, float("nan"), 3.0]))
     assert (column.missing, column.width) == (2, 2)
@@ -158,10 +172,19 @@ def test_json_there_and_back():
         "number": [1.0, 2.0, None], "boolean": [True, False, True], "category": ["a", "b", "c"], "empty": [None] * 3,
         "date": [datetime.date(2024, 1, n) for n in (1, 2, 3)],
     })  # fmt: skip
-    columns = describe(frame)
+    columns = describe(frame, pieces=2)
     text = json.dumps(columns.to_json())
     assert Columns.from_json(json.loads(text)) == columns
-    for damage in ('"scale"', '"values": [', '"n_rows": 3', '"number", "', '"width"', "null", '"center": 1.5'):
+    for damage in (
+        '"scale"',
+        '"values": [',
+        '"n_rows": 3',
+        '"number", "',
+        '"width"',
+        "null",
+        '"center": 1.5',
+        '"knots": [',
+    ):
         for put in ('"x"', "{}", "1", '"n_rows": "', '"kind": {}, "', "1e999"):
             try:
                 damaged = json.loads(text.replace(damage, put))
@@ -295,4 +318,4 @@ def test_real_tables(shared_data):
         assert leaking(columns, frame, places) == {}
         features = columns.encode(frame)
         assert features.shape == (frame.height, columns.width)
-        assert np.isfinite(features).all()
+        assert np.isfinite(features.data if columns.sparse else features).all()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -35,7 +36,9 @@ ENOUGH_ROWS = 50
 """Below so many rows nothing is called id-like."""
 DENSE = 0.25
 """Features of which a smaller part is not 0 are kept sparse, where there are at least ``WIDE``."""
-WIDE = 256
+WIDE = 64
+ROWS = 1 << 16
+"""Rows that are encoded at a time."""
 _CLIP = 3.0
 _TRUTH = ("false", "true")
 
@@ -52,7 +55,9 @@ class Number:
     Attributes:
         center: the median.
         scale: 1 / (distance of the quartiles); 2 / (maximum - minimum) where those are equal.
-        flag: whether a second feature is 1 where the value is missing.
+        flag: whether a last feature is 1 where the value is missing.
+        knots: quantiles t_0 < t_1 < ...; for each stretch between two, one more feature is (x - t_k) / (t_(k + 1) - t_k), clipped to
+            [0, 1]: a piecewise linear encoding (Gorishniy, Rubachev and Babenko, 2022).
     """
 
     name: str
@@ -61,21 +66,35 @@ class Number:
     center: float
     scale: float
     flag: bool
+    knots: tuple[float, ...] = ()
     kind: ClassVar[str] = "number"
 
     @property
     def width(self) -> int:
         """Features."""
-        return 1 + self.flag
+        return 1 + max(0, len(self.knots) - 1) + self.flag
 
     @property
     def treatment(self) -> str:
         """What is done, in words."""
-        return f"(x - {self.center:.4g}) * {self.scale:.4g}, clipped smoothly" + ", a flag where missing" * self.flag
+        pieces = f", {len(self.knots) - 1} linear pieces" if self.knots else ""
+        return (
+            f"(x - {self.center:.4g}) * {self.scale:.4g}, clipped smoothly{pieces}"
+            + ", a flag where missing" * self.flag
+        )
 
     def encode(self, column: polars.Series, first_row: int) -> Features:
         """The features ``(n_rows, width)``."""
-        return _flagged(_squash(numbers_of(column, first_row), self.center, self.scale), self.flag)
+        numbers = numbers_of(column, first_row)
+        missing = np.isnan(numbers)
+        numbers = np.where(missing, self.center, numbers)
+        features = [_squash(numbers, self.center, self.scale)[:, None]]
+        if self.knots:
+            knots = np.array(self.knots)
+            features.append(np.clip((numbers[:, None] - knots[:-1]) / np.diff(knots), 0.0, 1.0))
+        if self.flag:
+            features.append(missing[:, None])
+        return np.column_stack(features).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -247,6 +266,11 @@ class Columns:
         return sum(column.width for column in self.columns)
 
     @property
+    def filled(self) -> int:
+        """About how many features of a row are not 0."""
+        return sum(1 if isinstance(column, Category) else column.width for column in self.used)
+
+    @property
     def used(self) -> tuple[Column, ...]:
         """The columns that features come of: the ones that a table to predict for must have."""
         return tuple(column for column in self.columns if column.width)
@@ -269,10 +293,12 @@ class Columns:
         if self.sparse:
             return self._encode_sparse(frame, first_row)
         features = np.empty((frame.height, self.width), np.float32)
-        start = 0
-        for column in self.used:
-            features[:, start : start + column.width] = column.encode(frame[column.name], first_row)
-            start += column.width
+        for top in range(0, frame.height, ROWS):  # what passes through float64 is then small
+            rows, start = frame[top : top + ROWS], 0
+            for column in self.used:
+                block = column.encode(rows[column.name], first_row + top)
+                features[top : top + ROWS, start : start + column.width] = block
+                start += column.width
         return features
 
     def _encode_sparse(self, frame: polars.DataFrame, first_row: int) -> Any:
@@ -344,6 +370,7 @@ _HOLDS: dict[str, Callable[[Any], bool]] = {
     "int": lambda value: isinstance(value, int) and not isinstance(value, bool),
     "bool": lambda value: isinstance(value, bool),
     "float": lambda value: isinstance(value, float | int) and not isinstance(value, bool) and math.isfinite(value),
+    "tuple[float, ...]": lambda value: isinstance(value, tuple) and all(map(_HOLDS["float"], value)),
     "tuple[str, ...]": lambda value: isinstance(value, tuple) and all(isinstance(one, str) for one in value),
 }
 
@@ -353,10 +380,14 @@ def _column_of(one: Mapping[str, Any]) -> Column:
     given = dict(one)
     kind = given["kind"] if given["kind"] in _IGNORED else given.pop("kind")
     made: type = Ignored if kind in _IGNORED else _KINDS[kind]
-    if "values" in given:
-        given["values"] = tuple(given["values"])
+    for several in ("values", "knots"):
+        if several in given:
+            given[several] = tuple(given[several])
     wanted = {field.name: str(field.type) for field in fields(made)}
     if given.keys() != wanted.keys() or not all(_HOLDS[type_](given[name]) for name, type_ in wanted.items()):
+        raise ValueError(kind)
+    knots = given.get("knots", ())
+    if len(knots) == 1 or not all(low < high for low, high in pairwise(knots)):
         raise ValueError(kind)
     values = given.get("values", ())
     wrong = {Boolean: len(values) != 2, Category: not values}.get(made, False)
@@ -373,12 +404,13 @@ def _listed(names: Sequence[str]) -> str:
 # --- Telling what a column is -----------------------------------------------------------------------------------------
 
 
-def describe(frame: polars.DataFrame, drop: Sequence[str] = ()) -> Columns:
+def describe(frame: polars.DataFrame, drop: Sequence[str] = (), pieces: int = 0) -> Columns:
     """What each column of a training table is.
 
     Args:
         frame: the training rows alone, without the target.
         drop: names of columns not to use.
+        pieces: the most linear pieces that a number is encoded in, beside itself.
 
     Raises:
         InputError: no column is left to learn from, an unknown name in ``drop``, or infinity, with its column and row.
@@ -386,7 +418,8 @@ def describe(frame: polars.DataFrame, drop: Sequence[str] = ()) -> Columns:
     if unknown := [name for name in drop if name not in frame.columns]:
         raise InputError(f"There is no column {unknown[0]!r} to drop. The table has {_listed(frame.columns)}.")
     columns = tuple(
-        _ignored(series, "dropped") if series.name in drop else column_of(series) for series in frame.get_columns()
+        _ignored(series, "dropped") if series.name in drop else column_of(series, pieces)
+        for series in frame.get_columns()
     )
     found = Columns(columns, frame.height, False)
     if not found.used:
@@ -399,11 +432,10 @@ def describe(frame: polars.DataFrame, drop: Sequence[str] = ()) -> Columns:
 
 def _density(columns: Columns) -> float:
     """About which part of the features is not 0."""
-    filled = sum(1 if isinstance(column, Category) else column.width for column in columns.used)
-    return filled / columns.width
+    return columns.filled / columns.width
 
 
-def column_of(series: polars.Series) -> Column:
+def column_of(series: polars.Series, pieces: int = 0) -> Column:
     """What one column is, from its training rows."""
     import polars
 
@@ -417,14 +449,14 @@ def column_of(series: polars.Series) -> Column:
     if kind == polars.Boolean:
         return Boolean(**facts, values=_TRUTH)
     if kind.is_numeric():
-        return _number(series, facts)
+        return _number(series, facts, pieces)
     if kind.is_temporal() and kind not in (polars.Time, polars.Duration):
         days = days_of(series, 1)
         center, scale = _robust(days)
         hours = bool((np.nan_to_num(days) % 1.0 != 0.0).any())
         return Date(**facts, center=center, scale=scale, hours=hours, flag=missing > 0)
     if kind in (polars.Time, polars.Duration):
-        return _number(series, facts)
+        return _number(series, facts, pieces)
     return _category(series, facts)
 
 
@@ -441,14 +473,29 @@ def _distinct(series: polars.Series) -> int:
     return int((present.drop_nans() if present.dtype.is_float() else present).n_unique())
 
 
-def _number(series: polars.Series, facts: dict[str, Any]) -> Column:
+def _number(series: polars.Series, facts: dict[str, Any], pieces: int) -> Column:
     numbers = numbers_of(series, 1)
     if facts["distinct"] == 1:  # there or missing: the flag is all that it tells
         return Number(**facts, center=float(np.nanmedian(numbers)), scale=0.0, flag=True)
     if _counts_rows(series, numbers):
         return Ignored(facts["name"], facts["missing"], facts["distinct"], "id-like")
     center, scale = _robust(numbers)
-    return Number(**facts, center=center, scale=scale, flag=facts["missing"] > 0)
+    return Number(
+        **facts, center=center, scale=scale, flag=facts["missing"] > 0, knots=_knots(numbers, facts["distinct"], pieces)
+    )
+
+
+def _knots(numbers: NDArray[np.float64], distinct: int, pieces: int) -> tuple[float, ...]:
+    """Quantiles, each once; where one value is most of a column, those of its distinct values. None where one piece would be all."""
+    if not pieces or distinct < 3:
+        return ()
+    shares = np.linspace(0.0, 1.0, pieces + 1)
+    knots = np.unique(np.nanquantile(numbers, shares, method="nearest"))
+    if len(knots) <= pieces / 2:
+        knots = np.unique(np.nanquantile(np.unique(numbers), shares, method="nearest"))
+    apart = np.isfinite(np.diff(knots)) & (np.diff(knots) > 1e-12 * np.abs(knots).max())
+    knots = knots[np.concatenate([[True], apart])]
+    return tuple(knots.tolist()) if len(knots) > 2 else ()
 
 
 def _counts_rows(series: polars.Series, numbers: NDArray[np.float64]) -> bool:
@@ -500,8 +547,3 @@ def _squash(numbers: NDArray[np.float64], center: float, scale: float) -> NDArra
     with np.errstate(over="ignore"):
         squashed = u / np.sqrt(1.0 + (u / _CLIP) ** 2)
     return np.where(np.abs(u) > 1e100, _CLIP * np.sign(u), squashed)
-
-
-def _flagged(numbers: NDArray[np.float64], flag: bool) -> Features:
-    features = [np.nan_to_num(numbers)] + [np.isnan(numbers)] * flag
-    return np.column_stack(features).astype(np.float32)

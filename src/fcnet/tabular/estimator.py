@@ -38,6 +38,7 @@ from fcnet.tabular.recipe import (
     network_of,
     train_members,
 )
+from fcnet.tabular.room import room_of
 from fcnet.tabular.saved import Files
 
 if TYPE_CHECKING:
@@ -150,10 +151,15 @@ class TabularEstimator(BaseEstimator):
         if eval_set is not None and (not isinstance(eval_set, tuple | list) or len(eval_set) != 2):
             raise InputError(f"eval_set must be (X, y), got {type(eval_set).__name__}.")
         weights = None if weights is None else _row_weights(weights, frame.height)
-        self.columns_ = describe(frame, list(self.drop))
+        self.columns_ = describe(frame, list(self.drop), self._recipe.pieces)
         if self.verbose:
             print(self.columns_.summary(), file=sys.stderr)
         self._warn(frame, target)
+        self.architecture_ = self._architecture()
+        room = room_of(frame, self.columns_, self.architecture_, self._recipe)
+        if self.verbose:
+            print(f"memory: {room}", file=sys.stderr)
+        room.check()
         rows = Rows(frame, self.columns_.encode(frame), target, weights)
         if eval_set is None:
             split = Split(rows, None, self._held(target))
@@ -175,7 +181,12 @@ class TabularEstimator(BaseEstimator):
         fold = folds(by_class, n_folds)
         return tuple(np.flatnonzero(fold == number) for number in range(min(members, n_folds)))
 
+    def _architecture(self) -> Architecture:
+        """What the networks look like, by the columns and the target."""
+        raise NotImplementedError
+
     def _train(self, split: Split, deadline: float) -> None:
+        """Train the networks, and judge them by the rows that were set aside."""
         raise NotImplementedError
 
     def _read_target(self, y: Any, known: bool = False) -> NDArray[Any]:

@@ -130,11 +130,14 @@ class TabularClassifier(ClassifierMixin, TabularEstimator):
             raise InputError(f"y has one class, {str(self.classes_[0])!r}, in every row. Expected two at least.")
         return places.astype(np.int64)
 
-    def _train(self, split: Split, deadline: float) -> None:
+    def _architecture(self) -> Architecture:
         recipe = self._recipe
-        self.architecture_ = Architecture(
+        return Architecture(
             self.columns_.width, recipe.hidden, len(self.classes_), recipe.activation, recipe.dropout, classes=True
         )
+
+    def _train(self, split: Split, deadline: float) -> None:
+        recipe = self._recipe
         parts = split.parts(lambda target: target)
         networks, interrupt = self._train_networks(self.architecture_, recipe, class_cost(recipe), parts, deadline)
         self._keep(networks)
@@ -277,14 +280,15 @@ class TabularRegressor(RegressorMixin, TabularEstimator):
             raise InputError(f"y contains NaN or infinity (inf), first in row {row + 1}. Leave such rows out.")
         return values
 
+    def _architecture(self) -> Architecture:
+        recipe = self._recipe
+        return Architecture(self.columns_.width, recipe.hidden, 1, recipe.activation, recipe.dropout, classes=False)
+
     def _train(self, split: Split, deadline: float) -> None:
         recipe, target, weights = self._recipe, split.rows.target, split.rows.weights
         self.target_mean_ = float(np.average(target, weights=weights))
         self.target_scale_ = math.sqrt(np.average((target - self.target_mean_) ** 2, weights=weights)) or 1.0
         self.target_range_ = float(target.min()), float(target.max())
-        self.architecture_ = Architecture(
-            self.columns_.width, recipe.hidden, 1, recipe.activation, recipe.dropout, classes=False
-        )
         began, whole = time.perf_counter(), deadline
         if self.interval is not None and math.isfinite(deadline):
             whole = began + (deadline - began) * recipe.members / (recipe.members + 1)

@@ -64,10 +64,11 @@ class Recipe:
         learning_rate, weight_decay: of AdamW, with beta_2 = 0.95.
         label_smoothing: the share of a class target that is spread over all classes.
         members: networks, whose answers are averaged.
+        pieces: linear pieces that numbers are encoded in, see ``columns.Number``.
     """
 
     hidden: tuple[int, ...] = (256, 256, 256)
-    activation: str = "relu"
+    activation: str = "silu"
     dropout: float = 0.15
     epochs: int = 64
     steps: int = 4000
@@ -77,6 +78,7 @@ class Recipe:
     weight_decay: float = 1.0
     label_smoothing: float = 0.1
     members: int = 1
+    pieces: int = 16
 
     def laid_out(self, n_rows: int) -> Recipe:
         """The recipe for so many training rows: more epochs where they have few steps, RealMLP's 256 at most."""
