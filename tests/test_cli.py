@@ -363,6 +363,16 @@ def test_a_gpu_that_is_not_there(fcnet_, monkeypatch):
     assert err.endswith("Or use device='cpu'.\n")
 
 
+def test_halvings_are_said_in_a_line_each(fcnet_):
+    linear = ("--activation", "linear", "--optimizer", "sgd", "--schedule", "constant", "--learning-rate", 1e30)
+    code, _, err = fcnet_(*TRAIN, *linear, "--on-nan", "halve")
+    said = [line for line in err.splitlines() if line.startswith("warning: The cost became NaN or infinite at step ")]
+    assert (code, len(said)) == (1, 3)
+    assert "with half the learning rate, 5e+29 in place of 1e+30." in said[0]
+    assert err.splitlines()[-1].startswith("fcnet: error: The cost became NaN")
+    assert "app.py" not in err
+
+
 def test_a_training_that_does_not_fit_into_memory(fcnet_, monkeypatch):
     monkeypatch.setattr("fcnet.memory.free_on", lambda choice: 1300)
     code, out, err = fcnet_(*TRAIN, "--device", "cpu")

@@ -279,27 +279,28 @@ def train(
     with keeper:  # who is refused here leaves the folder to the training that holds it
         try:
             try:
-                training.train(
-                    network,
-                    data_set.train,
-                    data_set.validation,
-                    data_set.test,
-                    epochs=epochs,
-                    optimizer=update,
-                    l2=l2,
-                    seed=seed,
-                    engine=engine,
-                    device=device,
-                    n_threads=threads,
-                    dtype=dtype,  # type: ignore[arg-type]  # checked by train
-                    precision=precision,  # type: ignore[arg-type]  # checked by train
-                    deterministic=deterministic,
-                    time_budget=budget,
-                    early_stopping=early_stopping,
-                    on_nan=on_nan,  # type: ignore[arg-type]  # checked by train
-                    checkpoint=keeper,
-                    resume=resume,
-                )
+                with runs.warnings_as_lines():
+                    training.train(
+                        network,
+                        data_set.train,
+                        data_set.validation,
+                        data_set.test,
+                        epochs=epochs,
+                        optimizer=update,
+                        l2=l2,
+                        seed=seed,
+                        engine=engine,
+                        device=device,
+                        n_threads=threads,
+                        dtype=dtype,  # type: ignore[arg-type]  # checked by train
+                        precision=precision,  # type: ignore[arg-type]  # checked by train
+                        deterministic=deterministic,
+                        time_budget=budget,
+                        early_stopping=early_stopping,
+                        on_nan=on_nan,  # type: ignore[arg-type]  # checked by train
+                        checkpoint=keeper,
+                        resume=resume,
+                    )
             except (KeyboardInterrupt, SystemExit, DivergenceError) as caught:
                 error = caught
             if network.history is not None:

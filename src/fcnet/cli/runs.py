@@ -17,13 +17,15 @@ import platform
 import re
 import shutil
 import signal
+import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from fcnet.checkpoint import write_atomically
 from fcnet.data.files import what_is_at
-from fcnet.errors import FileError
+from fcnet.errors import FileError, TrainingWarning
 from fcnet.history import History
 from fcnet.keeper import FOLDER, checkpoint_files, newest_checkpoint
 from fcnet.network import Network
@@ -125,6 +127,23 @@ def undisturbed() -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def warnings_as_lines() -> Iterator[None]:
+    """What is suspicious, as lines on standard error and no traceback's words."""
+
+    def line(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+        print(f"warning: {message}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", TrainingWarning)
+        original: Callable[..., None] = warnings.showwarning
+        warnings.showwarning = line
+        try:
+            yield
+        finally:
+            warnings.showwarning = original
 
 
 @contextlib.contextmanager

@@ -9,8 +9,7 @@ import signal
 import sys
 import time
 import uuid
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -24,7 +23,7 @@ from fcnet.data.arrays import Part
 from fcnet.data.files import open_file, shown
 from fcnet.data.split import hold_out
 from fcnet.data.table import read_batches, read_table
-from fcnet.errors import FcnetError, FileError, InputError, TrainingWarning, did_you_mean
+from fcnet.errors import FcnetError, FileError, InputError, did_you_mean
 from fcnet.tabular.estimators import TabularClassifier, TabularRegressor, load_estimator
 from fcnet.tabular.values import numbers_of, text_of
 
@@ -106,7 +105,7 @@ def train(
         own = None
         if len(parts["validation"]):
             own = (features[parts["validation"]], y[parts["validation"]])
-        with _warnings_as_lines(), runs.sigterm_as_ctrl_c() as terminated:
+        with runs.warnings_as_lines(), runs.sigterm_as_ctrl_c() as terminated:
             estimator.fit(features[parts["train"]], y[parts["train"]], eval_set=own)
     except KeyboardInterrupt:
         interrupted = signal.SIGTERM if terminated else signal.SIGINT
@@ -384,23 +383,6 @@ def _naming(path: Path) -> Iterator[None]:
         yield
     except InputError as error:
         raise FileError(f"{path}: {error}") from None
-
-
-@contextmanager
-def _warnings_as_lines() -> Iterator[None]:
-    """What is suspicious in a table, as lines on standard error and no traceback's words."""
-
-    def line(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-        print(f"warning: {message}", file=sys.stderr)
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", TrainingWarning)
-        original: Callable[..., None] = warnings.showwarning
-        warnings.showwarning = line
-        try:
-            yield
-        finally:
-            warnings.showwarning = original
 
 
 @contextmanager
