@@ -16,7 +16,8 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def describe() -> dict[str, str]:
+def describe(more: tuple[str, ...] = ()) -> dict[str, str]:
+    """With the versions of ``PACKAGES`` and of more."""
     return {
         "date": datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         "processor": _processor(),
@@ -25,7 +26,7 @@ def describe() -> dict[str, str]:
         "system": platform.platform(terse=True),
         "load before": f"{os.getloadavg()[0]:.2f}",
         "python": platform.python_version(),
-        **{package: _version(package) for package in PACKAGES},
+        **{package: _version(package) for package in (*PACKAGES, *more)},
     }
 
 

@@ -197,6 +197,21 @@ def test_help_loads_no_engine(arguments):
     assert not loaded & (HEAVY | {"numpy"})
 
 
+def test_training_needs_no_package_for_tables_and_none_for_folders(tmp_path):
+    """Polars, for tables, and platformdirs, where the caches' places are chosen: machines lent for a time may lack them."""
+    program = f"""
+import os, sys
+sys.modules.update(dict.fromkeys(("polars", "platformdirs", "narwhals", "pyarrow"), None))
+os.environ["JAX_COMPILATION_CACHE_DIR"] = {str(tmp_path)!r}
+import numpy as np, fcnet
+for engine in ("native", "xla"):
+    network = fcnet.Network([fcnet.SoftmaxLayer(4, 3)], 10)
+    history = fcnet.train(network, (np.eye(30, 4), np.arange(30) % 3), epochs=2, engine=engine, device="cpu", verbose=False)
+    print(len(history.epochs))
+"""
+    assert python(program).split() == ["2", "2"]
+
+
 def test_digits_are_read_without_scikit_learn_s_code():
     assert "sklearn" not in loaded_by("import fcnet; fcnet.load_data('digits')")
 

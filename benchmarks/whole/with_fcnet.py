@@ -24,7 +24,7 @@ fcnet.train(
     epochs=settings["epochs"],
     optimizer={"sgd": fcnet.SGD, "adam": fcnet.Adam}[settings["optimizer"]](settings["learning_rate"]),
     seed=settings["seed"],
-    device="cpu",
+    device=settings.get("device", "cpu"),
     callbacks=[lambda record: epochs.report(record.test_accuracy)],
     verbose=False,
 )

@@ -22,8 +22,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import platformdirs
-
 from fcnet.data.arrays import DataSet
 from fcnet.data.files import read_some, shown, what_is_at
 from fcnet.data.idx import Kind, PartName, find_idx, read_idx_folder
@@ -67,11 +65,13 @@ def mnist(download: bool = True) -> DataSet:
         DownloadError: no mirror gave a file, or it could not be kept.
         FileError: files that were found and are not MNIST's; or none were found, and ``download`` is False.
     """
-    cache = Path(platformdirs.user_cache_dir("fcnet")) / "mnist"
     named = _named_folders()
     for folder in named:
         if find_idx(folder, "train", "images"):
             return _read(folder)
+    import platformdirs  # not needed by who has the files
+
+    cache = Path(platformdirs.user_cache_dir("fcnet")) / "mnist"
     missing = [file for place, file in _FILES.items() if not find_idx(cache, *place)]
     if missing and not download:
         raise FileError(

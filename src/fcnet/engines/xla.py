@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import platformdirs
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from numpy.typing import NDArray
 
@@ -277,6 +276,8 @@ def _use_compilation_cache() -> None:
     chosen = jax.config.values
     if chosen["jax_compilation_cache_dir"] or not chosen["jax_enable_compilation_cache"]:
         return
+    import platformdirs  # not needed by who has chosen a place
+
     folder = Path(platformdirs.user_cache_dir("fcnet")) / "xla"
     try:
         folder.mkdir(parents=True, exist_ok=True)

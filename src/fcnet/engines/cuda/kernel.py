@@ -11,6 +11,8 @@ small last layer. A step is
 The exchange of hidden outputs has two places that are used by turns: who writes one place is past the barrier after which
 the last reader of it was done. All blocks compute the same numbers of the last layer in the same order, so their copies stay
 the same to the bit, and all see a bad step at once. Nothing is added up in an order that changes from run to run.
+
+Loops are ``while`` loops, since a ``range`` whose step Numba does not know divides before it begins.
 """
 
 from __future__ import annotations
@@ -33,6 +35,16 @@ WARP = 32
 
 Number = Any
 """A float of the program's type."""
+
+unsigned = np.uint64
+"""Indices into shared memory: whether a signed one counts from the end, Numba looks at every access; in 32 bits, sums of them might wrap."""
+
+
+@cuda.jit(device=True)
+def divided(number: int, by: int) -> Any:
+    """Quotient and remainder of numbers that are not negative, in 32 bits, where a GPU divides several times faster."""
+    quotient = np.int64(np.uint32(number) // np.uint32(by))
+    return quotient, number - quotient * by
 
 
 # --- Activations and costs, one number or one row at a time -------------------------------------------------------------
@@ -116,37 +128,37 @@ def _judge_of(T: Any, program: Program) -> Callable[..., Number]:
 
     @cuda.jit(device=True)
     def log_likelihood(numbers: Any, at: int, n: int, targets: Any, row: int, label: int) -> Number:
-        top = numbers[at]
+        top = numbers[unsigned(at)]
         for j in range(n):
-            top = numbers[at + j] if numbers[at + j] > top else top
+            top = numbers[unsigned(at + j)] if numbers[unsigned(at + j)] > top else top
         total, mass, dot = zero, zero, zero
         for j in range(n):
-            x, y = numbers[at + j] - top, target(targets, row, label, j)
+            x, y = numbers[unsigned(at + j)] - top, target(targets, row, label, j)
             total += T(math.exp(x))
             mass += y
             dot += y * x
         for j in range(n):
-            a = T(math.exp(numbers[at + j] - top)) / total
-            numbers[at + j] = mass * a - target(targets, row, label, j)
+            a = T(math.exp(numbers[unsigned(at + j)] - top)) / total
+            numbers[unsigned(at + j)] = mass * a - target(targets, row, label, j)
         return mass * T(math.log(total)) - dot
 
     @cuda.jit(device=True)
     def cross_entropy(numbers: Any, at: int, n: int, targets: Any, row: int, label: int) -> Number:
         total = zero
         for j in range(n):
-            z, y = numbers[at + j], target(targets, row, label, j)
+            z, y = numbers[unsigned(at + j)], target(targets, row, label, j)
             total += (z if z > zero else zero) - z * y + T(math.log1p(T(math.exp(-abs(z)))))
-            numbers[at + j] = half * (T(math.tanh(half * z)) + one) - y
+            numbers[unsigned(at + j)] = half * (T(math.tanh(half * z)) + one) - y
         return total
 
     @cuda.jit(device=True)
     def quadratic(numbers: Any, at: int, n: int, targets: Any, row: int, label: int) -> Number:
         total = zero
         for j in range(n):
-            a, slope = activate(numbers[at + j])
+            a, slope = activate(numbers[unsigned(at + j)])
             error = a - target(targets, row, label, j)
             total += half * error * error
-            numbers[at + j] = error * slope
+            numbers[unsigned(at + j)] = error * slope
         return total
 
     return {"log_likelihood": log_likelihood, "cross_entropy": cross_entropy, "quadratic": quadratic}[program.cost.name]
@@ -157,30 +169,30 @@ def _learn_of(T: Any, program: Program) -> Callable[..., None]:
 
     @cuda.jit(device=True)
     def sgd(numbers: Any, at: int, size: int, g: Number, c: Any, step: int, decays: bool) -> None:
-        numbers[at] -= c[step, 0] * g
+        numbers[unsigned(at)] -= c[step, 0] * g
 
     @cuda.jit(device=True)
     def momentum(numbers: Any, at: int, size: int, g: Number, c: Any, step: int, decays: bool) -> None:
-        velocity = c[step, 1] * numbers[at + size] - c[step, 0] * g
-        numbers[at + size] = velocity
-        numbers[at] += velocity
+        velocity = c[step, 1] * numbers[unsigned(at + size)] - c[step, 0] * g
+        numbers[unsigned(at + size)] = velocity
+        numbers[unsigned(at)] += velocity
 
     @cuda.jit(device=True)
     def nesterov(numbers: Any, at: int, size: int, g: Number, c: Any, step: int, decays: bool) -> None:
-        velocity = c[step, 1] * numbers[at + size] - c[step, 0] * g
-        numbers[at + size] = velocity
-        numbers[at] += c[step, 1] * velocity - c[step, 0] * g
+        velocity = c[step, 1] * numbers[unsigned(at + size)] - c[step, 0] * g
+        numbers[unsigned(at + size)] = velocity
+        numbers[unsigned(at)] += c[step, 1] * velocity - c[step, 0] * g
 
     @cuda.jit(device=True)
     def adam(numbers: Any, at: int, size: int, g: Number, c: Any, step: int, decays: bool) -> None:
-        w = numbers[at]
-        first = c[step, 1] * numbers[at + size] + c[step, 2] * g
-        second = c[step, 3] * numbers[at + 2 * size] + c[step, 4] * g * g
-        numbers[at + size], numbers[at + 2 * size] = first, second
+        w = numbers[unsigned(at)]
+        first = c[step, 1] * numbers[unsigned(at + size)] + c[step, 2] * g
+        second = c[step, 3] * numbers[unsigned(at + 2 * size)] + c[step, 4] * g * g
+        numbers[unsigned(at + size)], numbers[unsigned(at + 2 * size)] = first, second
         change = c[step, 0] * (first * c[step, 6]) / (T(math.sqrt(second * c[step, 7])) + c[step, 5])
         if decays:
             change += c[step, 8] * w
-        numbers[at] = w - change
+        numbers[unsigned(at)] = w - change
 
     return {"sgd": sgd, "momentum": momentum, "nesterov": nesterov, "adam": adam}[program.rule.name]
 
@@ -271,13 +283,15 @@ def kernel_of(program: Program, labels: bool) -> Any:
         for r in range(batch):
             row = rows[step, r]
             if thread == 0:
-                shared[weights_at + r] = weights[row] if row >= 0 else zero
-            for i in range(thread, n_in, n_threads):
+                shared[unsigned(weights_at + r)] = weights[row] if row >= 0 else zero
+            i = thread
+            while i < n_in:
                 x = X[row, i] if row >= 0 else zero
                 if drops_inputs:
                     kept = bits(keys[step, 0, 0], keys[step, 0, 1], r, i, n_in) >= thresholds[step, 0]
                     x = x * gain[step, 0] if kept else zero * x
-                shared[x_at + r * n_in + i] = x
+                shared[unsigned(x_at + r * n_in + i)] = x
+                i += n_threads
 
     @cuda.jit
     def steps(X: Any, y: Any, targets: Any, weights: Any, state: Any, rows: Any, c: Any, l2: Any, gain: Any, thresholds: Any, keys: Any, exchange: Any, report: Any, n_steps: int, n_in: int, n_hidden: int, n_out: int, batch: int, units: int, buffers: int) -> None:  # fmt: skip
@@ -308,16 +322,24 @@ def kernel_of(program: Program, labels: bool) -> Any:
         n_first = n_in * n_hidden
 
         for k in range(1 + n_slots):
-            for q in range(thread, own * n_in, n_threads):
-                u, i = q // n_in, q % n_in
-                shared[k * size + w1 + q] = state[k, i * n_hidden + first + u]
-            for u in range(thread, own, n_threads):
-                shared[k * size + b1 + u] = state[k, n_first + first + u]
-            for q in range(thread, n_out * n_hidden, n_threads):
-                j, h = q // n_hidden, q % n_hidden
-                shared[k * size + w2 + q] = state[k, n_first + n_hidden + h * n_out + j]
-            for j in range(thread, n_out, n_threads):
-                shared[k * size + b2 + j] = state[k, n_first + n_hidden + n_hidden * n_out + j]
+            q = thread
+            while q < own * n_in:
+                u, i = divided(q, n_in)
+                shared[unsigned(k * size + w1 + q)] = state[k, i * n_hidden + first + u]
+                q += n_threads
+            u = thread
+            while u < own:
+                shared[unsigned(k * size + b1 + u)] = state[k, n_first + first + u]
+                u += n_threads
+            q = thread
+            while q < n_out * n_hidden:
+                j, h = divided(q, n_hidden)
+                shared[unsigned(k * size + w2 + q)] = state[k, n_first + n_hidden + h * n_out + j]
+                q += n_threads
+            j = thread
+            while j < n_out:
+                shared[unsigned(k * size + b2 + j)] = state[k, n_first + n_hidden + n_hidden * n_out + j]
+                j += n_threads
         if n_steps > 0:
             stage(X, weights, rows, gain, thresholds, keys, 0, batch, n_in, shared, x_at, weights_at, thread, n_threads)
         cuda.syncthreads()
@@ -328,61 +350,77 @@ def kernel_of(program: Program, labels: bool) -> Any:
             row_weights = weights_at + (turn * batch if buffers == 2 else 0)
 
             # Own units: sums over inputs, some by each lane, then lane by lane.
-            for q in range(thread, batch * own * LANES, n_threads):
+            q = thread
+            while q < batch * own * LANES:
                 pair, lane = q // LANES, q % LANES
-                r, u = pair // own, pair % own
+                r, u = divided(pair, own)
                 total = zero
-                for i in range(lane, n_in, LANES):
-                    total += shared[x + r * n_in + i] * shared[w1 + u * n_in + i]
-                shared[partial_at + pair * (LANES + 1) + lane] = total
+                i = lane
+                while i < n_in:
+                    total += shared[unsigned(x + r * n_in + i)] * shared[unsigned(w1 + u * n_in + i)]
+                    i += LANES
+                shared[unsigned(partial_at + pair * (LANES + 1) + lane)] = total
+                q += n_threads
             cuda.syncthreads()
-            for pair in range(thread, batch * own, n_threads):
-                r, u = pair // own, pair % own
-                z = shared[b1 + u]
+            pair = thread
+            while pair < batch * own:
+                r, u = divided(pair, own)
+                z = shared[unsigned(b1 + u)]
                 for lane in range(LANES):
-                    z += shared[partial_at + pair * (LANES + 1) + lane]
+                    z += shared[unsigned(partial_at + pair * (LANES + 1) + lane)]
                 a, slope = activate(z)
                 if drops_hidden:
                     kept = bits(keys[step, 1, 0], keys[step, 1, 1], r, first + u, n_hidden) >= thresholds[step, 1]
                     factor = gain[step, 1] if kept else zero
                     a, slope = a * factor, slope * factor
-                shared[slopes_at + r * units + u] = slope
+                shared[unsigned(slopes_at + r * units + u)] = slope
                 exchange[turn, r * n_hidden + first + u] = a
+                pair += n_threads
 
             grid.sync()
 
             # Outputs: in every block the same.
-            for q in range(thread, batch * n_hidden, n_threads):
-                shared[a_at + q] = exchange[turn, q]
+            q = thread
+            while q < batch * n_hidden:
+                shared[unsigned(a_at + q)] = exchange[turn, q]
+                q += n_threads
             cuda.syncthreads()
-            for q in range(thread, batch * n_out * OUTPUT_LANES, n_threads):
+            q = thread
+            while q < batch * n_out * OUTPUT_LANES:
                 pair, lane = q // OUTPUT_LANES, q % OUTPUT_LANES
-                r, j = pair // n_out, pair % n_out
+                r, j = divided(pair, n_out)
                 total = zero
-                for h in range(lane, n_hidden, OUTPUT_LANES):
-                    total += shared[a_at + r * n_hidden + h] * shared[w2 + j * n_hidden + h]
-                shared[partial_at + pair * (OUTPUT_LANES + 1) + lane] = total
+                h = lane
+                while h < n_hidden:
+                    total += shared[unsigned(a_at + r * n_hidden + h)] * shared[unsigned(w2 + j * n_hidden + h)]
+                    h += OUTPUT_LANES
+                shared[unsigned(partial_at + pair * (OUTPUT_LANES + 1) + lane)] = total
+                q += n_threads
             cuda.syncthreads()
-            for pair in range(thread, batch * n_out, n_threads):
-                z = shared[b2 + pair % n_out]
+            pair = thread
+            while pair < batch * n_out:
+                z = shared[unsigned(b2 + divided(pair, n_out)[1])]
                 for lane in range(OUTPUT_LANES):
-                    z += shared[partial_at + pair * (OUTPUT_LANES + 1) + lane]
-                shared[d2_at + pair] = z
+                    z += shared[unsigned(partial_at + pair * (OUTPUT_LANES + 1) + lane)]
+                shared[unsigned(d2_at + pair)] = z
+                pair += n_threads
             cuda.syncthreads()
             mass = zero
             for r in range(batch):
-                mass += shared[row_weights + r]
+                mass += shared[unsigned(row_weights + r)]
             share = one / mass if mass > zero else one
-            for r in range(thread, batch, n_threads):
-                row, weight = rows[step, r], shared[row_weights + r]
-                shared[costs_at + r] = zero
+            r = thread
+            while r < batch:
+                row, weight = rows[step, r], shared[unsigned(row_weights + r)]
+                shared[unsigned(costs_at + r)] = zero
                 if weight > zero:  # a row of weight 0 is absent
                     label = y[row] if labels else -1
                     cost = judge(shared, d2_at + r * n_out, n_out, targets, row, label)
-                    shared[costs_at + r] = cost * weight
+                    shared[unsigned(costs_at + r)] = cost * weight
                 for j in range(n_out):
                     d = d2_at + r * n_out + j
-                    shared[d] = shared[d] * (share * weight) if weight > zero else zero
+                    shared[unsigned(d)] = shared[unsigned(d)] * (share * weight) if weight > zero else zero
+                r += n_threads
             # Meanwhile the threads that judge no row fetch the next step's rows.
             if buffers == 2 and step + 1 < n_steps:
                 idle = n_threads > 2 * WARP and batch <= WARP
@@ -393,7 +431,7 @@ def kernel_of(program: Program, labels: bool) -> Any:
             cuda.syncthreads()
             cost = zero
             for r in range(batch):
-                cost += shared[costs_at + r]
+                cost += shared[unsigned(costs_at + r)]
             cost *= share
             if block == 0 and thread == 0:
                 report[step] = cost
@@ -401,51 +439,69 @@ def kernel_of(program: Program, labels: bool) -> Any:
                 break
 
             # Learning.
-            for pair in range(thread, batch * own, n_threads):
-                r, u = pair // own, pair % own
+            pair = thread
+            while pair < batch * own:
+                r, u = divided(pair, own)
                 total = zero
                 for j in range(n_out):
-                    total += shared[d2_at + r * n_out + j] * shared[w2 + j * n_hidden + first + u]
-                shared[d1_at + r * units + u] = total * shared[slopes_at + r * units + u]
+                    total += shared[unsigned(d2_at + r * n_out + j)] * shared[unsigned(w2 + j * n_hidden + first + u)]
+                shared[unsigned(d1_at + r * units + u)] = total * shared[unsigned(slopes_at + r * units + u)]
+                pair += n_threads
             cuda.syncthreads()
-            for q in range(thread, n_out * n_hidden, n_threads):
-                j, h = q // n_hidden, q % n_hidden
-                g = l2[step] * shared[w2 + q]
+            q = thread
+            while q < n_out * n_hidden:
+                j, h = divided(q, n_hidden)
+                g = l2[step] * shared[unsigned(w2 + q)]
                 for r in range(batch):
-                    g += shared[a_at + r * n_hidden + h] * shared[d2_at + r * n_out + j]
+                    g += shared[unsigned(a_at + r * n_hidden + h)] * shared[unsigned(d2_at + r * n_out + j)]
                 learn(shared, w2 + q, size, g, c, step, True)
-            for j in range(thread, n_out, n_threads):
+                q += n_threads
+            j = thread
+            while j < n_out:
                 g = zero
                 for r in range(batch):
-                    g += shared[d2_at + r * n_out + j]
+                    g += shared[unsigned(d2_at + r * n_out + j)]
                 learn(shared, b2 + j, size, g, c, step, False)
+                j += n_threads
             for u in range(own):
-                for i in range(thread, n_in, n_threads):
-                    g = l2[step] * shared[w1 + u * n_in + i]
+                i = thread
+                while i < n_in:
+                    g = l2[step] * shared[unsigned(w1 + u * n_in + i)]
                     for r in range(batch):
-                        g += shared[x + r * n_in + i] * shared[d1_at + r * units + u]
+                        g += shared[unsigned(x + r * n_in + i)] * shared[unsigned(d1_at + r * units + u)]
                     learn(shared, w1 + u * n_in + i, size, g, c, step, True)
-            for u in range(thread, own, n_threads):
+                    i += n_threads
+            u = thread
+            while u < own:
                 g = zero
                 for r in range(batch):
-                    g += shared[d1_at + r * units + u]
+                    g += shared[unsigned(d1_at + r * units + u)]
                 learn(shared, b1 + u, size, g, c, step, False)
+                u += n_threads
             cuda.syncthreads()
             if buffers == 1 and step + 1 < n_steps:
                 stage(X, weights, rows, gain, thresholds, keys, step + 1, batch, n_in, shared, x_at, weights_at, thread, n_threads)  # fmt: skip
                 cuda.syncthreads()
 
         for k in range(1 + n_slots):
-            for q in range(thread, own * n_in, n_threads):
-                u, i = q // n_in, q % n_in
-                state[k, i * n_hidden + first + u] = shared[k * size + w1 + q]
-            for u in range(thread, own, n_threads):
-                state[k, n_first + first + u] = shared[k * size + b1 + u]
+            q = thread
+            while q < own * n_in:
+                u, i = divided(q, n_in)
+                state[k, i * n_hidden + first + u] = shared[unsigned(k * size + w1 + q)]
+                q += n_threads
+            u = thread
+            while u < own:
+                state[k, n_first + first + u] = shared[unsigned(k * size + b1 + u)]
+                u += n_threads
             if block == 0:
-                for q in range(thread, n_out * n_hidden, n_threads):
-                    j, h = q // n_hidden, q % n_hidden
-                    state[k, n_first + n_hidden + h * n_out + j] = shared[k * size + w2 + q]
-                for j in range(thread, n_out, n_threads):
-                    state[k, n_first + n_hidden + n_hidden * n_out + j] = shared[k * size + b2 + j]
+                q = thread
+                while q < n_out * n_hidden:
+                    j, h = divided(q, n_hidden)
+                    state[k, n_first + n_hidden + h * n_out + j] = shared[unsigned(k * size + w2 + q)]
+                    q += n_threads
+                j = thread
+                while j < n_out:
+                    state[k, n_first + n_hidden + n_hidden * n_out + j] = shared[unsigned(k * size + b2 + j)]
+                    j += n_threads
 
     return steps

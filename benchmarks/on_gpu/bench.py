@@ -1,0 +1,157 @@
+"""What every row is given, what it answers, and how it takes time."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+ARTICLE = (784, 100, 10)
+CIRESAN = (841, 2500, 2000, 1500, 1000, 500, 10)
+"""Cireşan et al., "Deep, Big, Simple Neural Nets", 2010: 12.1 million weights."""
+WIDE = (784, 1024, 1024, 10)
+
+# By datasheet, for the floor of a row where this run measured no ceiling: bytes and operations a second of an H200.
+DATASHEET = {"bytes": 4.8e12, "float32": 67e12, "tf32": 494e12, "bf16": 989e12}
+GRID_BARRIER = 1.2e-6
+"""Seconds that a barrier over the grid takes at least, about; by experience and not by a datasheet."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One line of the table.
+
+    Attributes:
+        what: which workload.
+        who: which contestant, and how it is set.
+        value: the figure; None where there is none.
+        unit: of the figure.
+        goal: what was to be reached, in words.
+        reached: whether it was; None where the line has no goal.
+        floor: the least the figure could be, or the most where more is better, by the roofline; None where that says nothing.
+        bytes, operations: that the floor was computed from.
+        note: anything else, and why a figure is missing.
+    """
+
+    what: str
+    who: str
+    value: float | None = None
+    unit: str = ""
+    goal: str = ""
+    reached: bool | None = None
+    floor: float | None = None
+    bytes: float | None = None
+    operations: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What a row is given.
+
+    Attributes:
+        device: "gpu" or "cpu".
+        quick: tiny sizes, to see that all of it runs.
+        ceilings: measured by the first row: "bytes" a second, and operations a second by precision.
+        found: the figures of the rows before.
+    """
+
+    device: str
+    quick: bool
+    ceilings: dict[str, float] = field(default_factory=dict)
+    found: tuple[Figure, ...] = ()
+
+    def sizes(self, sizes: tuple[int, ...]) -> tuple[int, ...]:
+        """A network's layers; smaller ones where it must be quick."""
+        return (sizes[0], *(max(4, n // 25) for n in sizes[1:-1]), sizes[-1]) if self.quick else sizes
+
+    def count(self, full: int, quick: int) -> int:
+        """So many of something."""
+        return quick if self.quick else full
+
+    @property
+    def seconds(self) -> float:
+        """How long one contestant is measured."""
+        return 0.05 if self.quick else 1.5
+
+    def rate(self, unit: str) -> float:
+        """Bytes, or operations in some precision, a second."""
+        return self.ceilings.get(unit) or DATASHEET[unit]
+
+    def floor(self, n_bytes: float, operations: float, precision: str) -> float:
+        """Seconds that so many bytes and operations take at least."""
+        return max(n_bytes / self.rate("bytes"), operations / self.rate(precision))
+
+    def best(self, what: str, start: str = "") -> float | None:
+        """The least figure of a workload among the contestants whose name begins so."""
+        values = [one.value for one in self.found if one.what == what and one.value and one.who.startswith(start)]
+        return min(values, default=None)
+
+
+def n_weights(sizes: tuple[int, ...]) -> int:
+    return sum(n_in * n_out for n_in, n_out in itertools.pairwise(sizes))
+
+
+def operations(sizes: tuple[int, ...], batch: int) -> float:
+    """Of a step: two a weight and row, forward, backward and gradient; the inputs' own gradient is not needed."""
+    return batch * (6.0 * n_weights(sizes) - 2.0 * sizes[0] * sizes[1])
+
+
+def data(n_in: int, n_rows: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """MNIST's training rows where they are, with columns of zeros up to ``n_in``; else rows as dense as they are."""
+    rows, labels = mnist() or _noise(n_rows)
+    rows, labels = (np.resize(array, (n_rows, *array.shape[1:])) for array in (rows, labels))
+    return np.ascontiguousarray(np.pad(rows, [(0, 0), (0, n_in - 784)])), labels
+
+
+def mnist(part: str = "train") -> tuple[NDArray[np.float32], NDArray[np.int64]] | None:
+    """A part of MNIST, or "all" rows to train and to validate; None where it is not on this machine."""
+    import fcnet
+    from fcnet.data import mnist as source
+
+    try:
+        found = source.mnist(download=False)
+    except (fcnet.FcnetError, ImportError):
+        return None
+    parts = [found.train, found.validation] if part == "all" else [found.part(part)]
+    return np.concatenate([one.X for one in parts]).astype(np.float32), np.concatenate([one.y for one in parts])
+
+
+def _noise(n_rows: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    random = np.random.default_rng(0)
+    X = random.random((n_rows, 784), np.float32)
+    X[random.random(X.shape) < 0.81] = 0.0
+    return X, random.integers(10, size=n_rows)
+
+
+def seconds_each(call: Callable[[], int], seconds: float, warm: int = 2) -> float:
+    """The median time of one of the things that a call does, and says how many it did; over about so many seconds."""
+    for _ in range(warm):
+        call()
+    times, end = [], time.perf_counter() + seconds
+    while not times or time.perf_counter() < end:
+        began = time.perf_counter()
+        n = call()
+        times.append((time.perf_counter() - began) / n)
+    return statistics.median(times)
+
+
+def read(path: Path) -> Bench:
+    """What the parent wrote for a row."""
+    record: dict[str, Any] = json.loads(path.read_text())
+    return Bench(record["device"], record["quick"], record["ceilings"], tuple(Figure(**one) for one in record["found"]))
+
+
+def caches(folder: Path) -> dict[str, str]:
+    """Where compilers keep what they have compiled, for the whole of a run."""
+    names = ("JAX_COMPILATION_CACHE_DIR", "NUMBA_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
+    return {name: os.environ.get(name, str(folder / name.lower())) for name in names}

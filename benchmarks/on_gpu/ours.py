@@ -1,0 +1,381 @@
+"""fcnet's rows: that the numbers are right, and what they take."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import fcnet
+from fcnet import costs, optimizers
+from fcnet.data.arrays import Part
+from fcnet.engines.choose import engine_named
+from fcnet.engines.contract import Placement, Program, initial_state
+from fcnet.engines.cuda.engine import CudaEngine
+from fcnet.engines.xla import XlaEngine
+from fcnet.initializers import glorot_uniform, he_normal, zeros
+from fcnet.model import Model
+from fcnet.steps import Steps, penalty_per_mini_batches, seeded_order
+from on_gpu.bench import (
+    ARTICLE,
+    CIRESAN,
+    GRID_BARRIER,
+    WIDE,
+    Bench,
+    Figure,
+    data,
+    mnist,
+    n_weights,
+    operations,
+    seconds_each,
+)
+
+TESTS = Path(__file__).resolve().parents[2] / "tests"
+WHOLE = Path(__file__).resolve().parents[1] / "whole"
+
+
+def layers_of(sizes: tuple[int, ...], activation: Any, p_dropout: float = 0.0) -> list[Any]:
+    """Hidden layers, whose outputs are dropped, and a softmax layer."""
+    weights = he_normal if activation == fcnet.relu else glorot_uniform
+    made = [
+        fcnet.FullyConnectedLayer(n_in, n_out, activation, p_dropout if index else 0.0, weights, zeros)
+        for index, (n_in, n_out) in enumerate(itertools.pairwise(sizes[:-1]))
+    ]
+    return [*made, fcnet.SoftmaxLayer(*sizes[-2:], p_dropout, glorot_uniform)]
+
+
+class Training:
+    """A training on an engine, an epoch's tables at a time."""
+
+    def __init__(
+        self,
+        engine: Any,
+        device: str,
+        sizes: tuple[int, ...],
+        batch: int,
+        n_rows: int,
+        *,
+        activation: Any = fcnet.sigmoid,
+        optimizer: Any = optimizers.SGD(0.1),  # noqa: B008  (a frozen value)
+        p_dropout: float = 0.0,
+        precision: Any = "tf32",
+        deterministic: bool = False,
+    ) -> None:
+        model = Model(tuple(layers_of(sizes, activation, p_dropout)), "training")
+        program = Program(model, costs.log_likelihood, optimizer.rule, precision=precision)
+        placement = Placement(device, deterministic=deterministic)
+        if (reason := engine.supports(program, placement)) is not None:
+            raise RuntimeError(reason)
+        self.engine, self.part = engine, Part(*data(sizes[0], n_rows))
+        self.steps = Steps(n_rows, batch, seeded_order(0, n_rows), True, 0, 100, penalty_per_mini_batches(0.0, 1), model, optimizer)  # fmt: skip
+        self.plan = self.steps.plan(0)
+        self.data = engine.put(self.part, program, placement)
+        self.run = engine.start(program, initial_state(program, model.initial_parameters(0)), placement)
+
+    def epoch(self) -> int:
+        """All steps of the tables; how many they were."""
+        report = self.engine.advance(self.run, self.data, self.plan)
+        if report.bad_step >= 0:
+            raise RuntimeError(f"the cost is not finite from step {report.bad_step} on")
+        return self.plan.n_steps
+
+
+def _measured(bench: Bench, what: str, who: str, make: Callable[[], Training], scale: float, unit: str, **more: Any) -> Figure:  # fmt: skip
+    """A figure of a training's step; one that fails says why and lets the others go on."""
+    try:
+        return Figure(what, who, scale * seconds_each(make().epoch, bench.seconds), unit, **more)
+    except Exception as error:
+        return Figure(what, who, note=f"{type(error).__name__}: {str(error).splitlines()[0][:160]}", **more)
+
+
+# --- That the numbers are right -----------------------------------------------------------------------------------------
+
+TOLERANCES = {"float32": 1e-4, "tf32": 5e-3, "bf16": 1e-2}
+"""Of parameters and costs after 20 steps, relative to each array's largest number; products are rounded to 24, 11 and 8 bits."""
+
+
+def conformance(bench: Bench) -> Iterator[Figure]:
+    """Against the float64 reference that judges the engines in the tests."""
+    sys.path.insert(0, str(TESTS))
+    import warnings
+
+    from test_conformance import Case, solo_arrays, worst
+
+    warnings.filterwarnings("ignore", message="overflow encountered in scalar")  # of Numba's simulator
+    placement = Placement(bench.device)
+    one = (
+        fcnet.FullyConnectedLayer(20, 15, fcnet.sigmoid, 0.2),
+        fcnet.SoftmaxLayer(15, 5, 0.5, weights=glorot_uniform),
+    )
+    three = (
+        fcnet.FullyConnectedLayer(40, 33, fcnet.relu, weights=glorot_uniform),
+        fcnet.FullyConnectedLayer(33, 20, fcnet.tanh, 0.3),
+        fcnet.SoftmaxLayer(20, 5, 0.5, weights=glorot_uniform),
+    )
+    updates = (optimizers.SGD(0.3), optimizers.Momentum(0.03), optimizers.AdamW(0.003))
+    blocks = (1,) if bench.device == "cpu" else (1, 4, None)
+    engines = {
+        **{f"cuda, {n or 'all'} blocks": (CudaEngine(n, 16 if bench.device == "cpu" else 256), (one,), ("float32",)) for n in blocks},
+        "xla": (XlaEngine(), (one, three), tuple(TOLERANCES)),
+    }  # fmt: skip
+    for who, (engine, networks, precisions) in engines.items():
+        for precision in precisions:
+            off, same, missing = 0.0, True, ""
+            for layers, update in itertools.product(networks, updates if precision == "float32" else updates[:1]):
+                case = Case(
+                    layers, costs.log_likelihood, update, "training", 0.01, n_rows=57, n_steps=bench.count(20, 4)
+                )
+                program = replace(case.program("float32"), precision=precision)
+                where = replace(placement, deterministic=True)
+                try:
+                    states = []
+                    for _ in range(2):
+                        run = engine.start(program, initial_state(program, case.parameters()), where)
+                        report = engine.advance(run, engine.put(case.part(), program, where), case.plan())
+                        states.append(solo_arrays(engine.snapshot(run)))
+                except Exception as error:
+                    missing = f"{type(error).__name__}: {str(error).splitlines()[0][:160]}"
+                    continue
+                parameters, _, expected = case.expected()
+                got = {name: states[0][f" {name}"] for name in parameters}
+                far = worst(got, parameters), worst({"costs": report.costs}, {"costs": expected})
+                off = max(off, *map(float, far))
+                same &= all(states[0][name].tobytes() == states[1][name].tobytes() for name in states[0])
+            goal = f"< {TOLERANCES[precision]:g}, the same bytes twice"
+            reached = not missing and off < TOLERANCES[precision] and same
+            note = missing or ("" if same else "other bytes the second time")
+            yield Figure("conformance", f"{who}, {precision}", off, "of the largest", goal, reached, note=note)
+
+
+def agreement(bench: Bench) -> Iterator[Figure]:
+    """A CPU's and a GPU's runs of one seed, after an epoch."""
+    sizes, n_rows = bench.sizes(ARTICLE), bench.count(50_000, 200)
+    test = mnist("test")
+    settings: dict[str, Any] = {"activation": fcnet.sigmoid, "precision": "float32"}
+    there = Training(engine_named("native"), "cpu", sizes, 10, n_rows, **settings)
+    there.epoch()
+    expected = there.engine.snapshot(there.run).parameters
+
+    def accuracy(training: Training) -> float | None:
+        if test is None:
+            return None
+        outputs = training.engine.forward(training.run, test[0])
+        return float((outputs.argmax(axis=1) == test[1]).mean())
+
+    ours = {"xla": XlaEngine()} if bench.device == "cpu" else {"cuda": CudaEngine(), "xla": XlaEngine()}
+    for who, engine in ours.items():
+        training = Training(engine, bench.device, sizes, 10, n_rows, **settings)
+        training.epoch()
+        got = engine.snapshot(training.run).parameters
+        off = max(float(np.abs(got[name] - expected[name]).max()) for name in expected)
+        note = f"test accuracy {accuracy(there):.4f} and {accuracy(training):.4f}" if test else "no MNIST here"
+        yield Figure("CPU and GPU after an epoch", f"native on a CPU, {who} here", off, "in a parameter", "<= 1e-3", off <= 1e-3, note=note)  # fmt: skip
+
+
+# --- What they take -----------------------------------------------------------------------------------------------------
+
+
+def nielsen(bench: Bench) -> Iterator[Figure]:
+    """784-100-10, batch 10: a step, with each way to run it."""
+    sizes, n_rows, what = bench.sizes(ARTICLE), bench.count(50_000, 100), "784-100-10, batch 10"
+    moved, done = 4.0 * 10 * sizes[0], operations(sizes, 10)
+    floor = max(bench.floor(moved, done, "float32"), GRID_BARRIER)
+    more: dict[str, Any] = {"bytes": moved, "operations": done, "floor": 1e6 * floor}
+    make = functools.partial(Training, device=bench.device, sizes=sizes, batch=10, n_rows=n_rows)
+    if bench.device == "gpu":
+        for blocks, threads in ((None, 256), (50, 256), (34, 256), (25, 256), (None, 128)):
+            who = f"fcnet cuda, {blocks or 'all'} blocks of {threads}"
+            yield _measured(
+                bench, what, who, lambda b=blocks, t=threads: make(CudaEngine(b, t)), 1e6, "µs a step", **more
+            )  # type: ignore[misc]
+    ways: dict[str, dict[str, Any]] = {
+        "passes of 16": {},
+        "a look before each step": {"steps_per_pass": 1},
+        "passes of 64": {"steps_per_pass": 64},
+        "command buffers": {"options": {"xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,DYNAMIC_SLICE_FUSION,WHILE", "xla_gpu_graph_min_graph_size": 1}},
+        "no command buffers": {"options": {"xla_gpu_enable_command_buffer": ""}},
+        "16 steps side by side": {"steps_per_pass": 16, "unroll": 16},
+        "16 side by side in command buffers": {"steps_per_pass": 16, "unroll": 16, "options": {"xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,DYNAMIC_SLICE_FUSION", "xla_gpu_graph_min_graph_size": 1}},
+    }  # fmt: skip
+    for name, way in ways.items():
+        yield _measured(bench, what, f"fcnet xla, {name}", lambda w=way: make(XlaEngine(**w)), 1e6, "µs a step", **more)  # type: ignore[misc]
+
+
+def scan(bench: Bench) -> Iterator[Figure]:
+    """JAX by hand: one ``lax.scan`` over an epoch."""
+    import jax
+    import jax.numpy as jnp
+
+    from peers.plain_jax import scan as steps
+    from workloads import WORKLOADS, initial_parameters
+
+    sizes, what = bench.sizes(ARTICLE), "784-100-10, batch 10"
+    X, y = data(784, bench.count(50_000, 100))
+    X_there, y_there = jnp.asarray(X.reshape(-1, 10, 784)), jnp.asarray(y.reshape(-1, 10), jnp.int32)
+    for unroll in (1, 4, 16):
+        workload = replace(WORKLOADS["nielsen"], sizes=sizes)
+        state = [(jax.tree.map(jnp.array, initial_parameters(sizes, "sigmoid")), [])]
+
+        def epoch(unroll: int = unroll, workload: Any = workload, state: list[Any] = state) -> int:
+            arguments = state[0], X_there, y_there, 0, workload, len(X_there), unroll
+            state[0] = jax.block_until_ready(steps(*arguments))
+            return len(X_there)
+
+        seconds = seconds_each(epoch, bench.seconds)
+        yield Figure(what, f"peer: one lax.scan, unroll {unroll}", 1e6 * seconds, "µs a step")
+
+
+def wide(bench: Bench) -> Iterator[Figure]:
+    """Cireşan's largest network, batch 4096: in TF32 and bfloat16."""
+    sizes, batch = bench.sizes(CIRESAN), bench.count(4096, 32)
+    done = operations(sizes, batch)
+    activations = batch * sum(sizes[1:])
+    for precision, item in (("bf16", 2), ("tf32", 4)):
+        # Weights and gradients read and written in float32, activations and errors in the precision's own type.
+        moved = 4.0 * 4 * n_weights(sizes) + 6.0 * item * activations + item * 2.0 * batch * sizes[0]
+        floor = bench.floor(moved, done, precision)
+        made = functools.partial(
+            Training, XlaEngine(), bench.device, sizes, batch, 16 * batch, activation=fcnet.tanh, precision=precision
+        )
+        what = f"841-...-10, batch {batch}, {precision}"
+        figure = _measured(bench, what, "fcnet xla", made, 1e3, "ms a step", floor=1e3 * floor, bytes=moved, operations=done)  # fmt: skip
+        if figure.value and (rate := bench.ceilings.get(precision)):
+            share = done / (figure.value / 1e3) / rate
+            figure = replace(figure, goal=">= 65% of the chip's rate", reached=share >= 0.65, note=f"{share:.0%} of the chip's rate")  # fmt: skip
+        yield figure
+
+
+def online(bench: Bench) -> Iterator[Figure]:
+    """Cireşan's largest network, one row a step."""
+    sizes, n_rows = bench.sizes(CIRESAN), bench.count(4_000, 40)
+    weights = n_weights(sizes)
+    moved = 4.0 * 4 * weights  # read forward, read on the way back, read and written in the update
+    floor = bench.floor(moved, operations(sizes, 1), "float32")
+    more: dict[str, Any] = {"bytes": moved, "operations": operations(sizes, 1), "goal": ">= 1.5e11 weights/s"}
+    for precision in ("tf32", "bf16"):
+        for name, way in {"passes of 16": {}, "a look before each step": {"steps_per_pass": 1}}.items():
+            make = functools.partial(
+                Training, XlaEngine(**way), bench.device, sizes, 1, n_rows, activation=fcnet.tanh, precision=precision,
+                optimizer=optimizers.SGD(0.001),
+            )  # fmt: skip
+            figure = _measured(bench, "841-...-10, batch 1", f"fcnet xla, {precision}, {name}", make, 1e6, "µs a step", floor=1e6 * floor, **more)  # fmt: skip
+            if figure.value:
+                rate = weights / (figure.value / 1e6)
+                figure = replace(figure, reached=rate >= 1.5e11, note=f"{rate:.3g} weights/s")
+            yield figure
+
+
+def dropout(bench: Bench) -> Iterator[Figure]:
+    """784-1024-1024-10, dropout 0.5, batch 128."""
+    sizes = bench.sizes(WIDE)
+    done = operations(sizes, 128)
+    moved = 4.0 * 4 * n_weights(sizes)
+    for precision in ("tf32", "bf16"):
+        make = functools.partial(
+            Training, XlaEngine(), bench.device, sizes, 128, bench.count(49_920, 512), activation=fcnet.relu, p_dropout=0.5,
+            precision=precision,
+        )  # fmt: skip
+        floor = bench.floor(moved, done, precision)
+        yield _measured(bench, "784-1024-1024-10, dropout, batch 128", f"fcnet xla, {precision}", make, 1e6, "µs a step", floor=1e6 * floor, bytes=moved, operations=done)  # fmt: skip
+
+
+def inference(bench: Bench) -> Iterator[Figure]:
+    """One row, and a million."""
+    for sizes in (ARTICLE, CIRESAN):
+        own = bench.sizes(sizes)
+        network = fcnet.Network(layers_of(own, fcnet.tanh), 10)
+        name = "-".join(map(str, sizes)) if len(sizes) == 3 else "841-...-10"
+        many = bench.count(1_000_000 if len(sizes) == 3 else 200_000, 2_000)
+        X = data(own[0], many)[0]
+        one = X[:1]
+
+        def answer(rows: Any, network: Any = network) -> int:
+            network.predict_proba(rows, engine="xla", device=bench.device)
+            return len(rows)
+
+        latency = seconds_each(lambda one=one, answer=answer: answer(one), bench.seconds, warm=20)  # type: ignore[misc]
+        floor = 4.0 * n_weights(own) / bench.rate("bytes")
+        yield Figure(f"predict, {name}, one row", "fcnet xla", 1e6 * latency, "µs", floor=1e6 * floor, bytes=4.0 * n_weights(own))  # fmt: skip
+        each = seconds_each(lambda X=X, answer=answer: answer(X), bench.seconds, warm=1)  # type: ignore[misc]
+        moved, done = 4.0 * (own[0] + own[-1]), 2.0 * n_weights(own)
+        most = 1.0 / bench.floor(moved, done, "tf32")
+        yield Figure(f"predict, {name}, {many:,} rows", "fcnet xla, from the host's memory and back", 1.0 / each, "rows/s", floor=most, bytes=moved, operations=done)  # fmt: skip
+        program = network._program(None)
+        engine, placement = XlaEngine(), Placement(bench.device)
+        put = engine.put(Part(X, np.zeros(many, np.int64)), program, placement)
+        run = engine.start(program, initial_state(program, network.arrays), placement)
+
+        def score(engine: Any = engine, run: Any = run, put: Any = put, many: int = many) -> int:
+            engine.evaluate(run, put)
+            return many
+
+        each = seconds_each(score, bench.seconds)
+        yield Figure(f"predict, {name}, {many:,} rows", "fcnet xla, scored on the device", 1.0 / each, "rows/s", floor=most, bytes=moved, operations=done)  # fmt: skip
+
+
+# --- A whole process ----------------------------------------------------------------------------------------------------
+
+RECIPES = {
+    0.978: {"hidden": [800], "p_dropout": 0.0, "batch": 100, "epochs": 20},
+    0.985: {"hidden": [1024, 1024], "p_dropout": 0.5, "batch": 128, "epochs": 40},
+}
+"""Relu and Adam, the same for both."""
+
+
+def whole(bench: Bench) -> Iterator[Figure]:
+    """Seconds from the start of a process to a test accuracy on MNIST, what is compiled being cached."""
+    parts = {"all": mnist("all"), "test": mnist("test")}
+    if parts["all"] is None or parts["test"] is None:
+        yield Figure("MNIST, whole process", "fcnet", note="no MNIST here: set FCNET_DATA")
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        for name, (X, y) in parts.items():  # type: ignore[misc]  # both are there
+            rows = bench.count(len(X), 1000)
+            np.save(Path(folder) / f"{name}-X.npy", X[:rows])
+            np.save(Path(folder) / f"{name}-y.npy", y[:rows])
+        for goal, recipe in RECIPES.items():
+            own = {
+                **recipe, "data": "all", "activation": "relu", "optimizer": "adam", "learning_rate": 0.001, "seed": 0,
+                "goal": goal if not bench.quick else 0.3, "device": bench.device,
+            }  # fmt: skip
+            own["hidden"] = list(bench.sizes((784, *recipe["hidden"], 10))[1:-1])  # type: ignore[misc]
+            seconds = {}
+            for who, script in (("fcnet", "with_fcnet.py"), ("PyTorch", "with_pytorch.py")):
+                runs = [_until(script, folder, own) for _ in range(bench.count(2, 1))]
+                warm = [one for one in (runs[1:] or runs) if one is not None]  # the first one fills the caches
+                seconds[who] = statistics.median(warm) if warm else None
+            ours, theirs = seconds["fcnet"], seconds["PyTorch"]
+            what = f"MNIST to {goal:.1%}, whole process"
+            yield Figure(what, "peer: PyTorch", theirs, "s", note="" if theirs else "not reached, or not installed")
+            note = "not reached" if ours is None else f"{theirs / ours:.2f}x sooner" if theirs else ""
+            yield Figure(what, "fcnet", ours, "s", "5x sooner", bool(ours and theirs and theirs / ours >= 5), note=note)
+
+
+def _until(script: str, folder: str, settings: dict[str, Any]) -> float | None:
+    """Seconds until a script reports its goal; None where it does not."""
+    began = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, str(WHOLE / script), folder, json.dumps(settings)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )  # fmt: skip
+    assert process.stdout is not None
+    try:
+        for line in process.stdout:
+            if json.loads(line)["accuracy"] >= settings["goal"]:
+                return time.perf_counter() - began
+            if time.perf_counter() - began > 40:
+                break
+        return None
+    finally:
+        process.kill()
+        process.wait()

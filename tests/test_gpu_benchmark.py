@@ -1,0 +1,94 @@
+"""``benchmarks/gpu.py`` where there is no GPU: that it runs, and what it makes of figures."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+pytestmark = pytest.mark.skipif(not BENCHMARKS.is_dir(), reason="the benchmarks are not here")
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import gpu
+
+    return gpu
+
+
+def command(*options):
+    answer = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "gpu.py"), *options], capture_output=True, text=True, timeout=300
+    )
+    return answer.returncode, answer.stdout, answer.stderr
+
+
+def test_a_row_runs_and_is_written(tmp_path):
+    code, out, err = command("--cpu", "--quick", "--only", "agreement", "--json", str(tmp_path / "figures.json"))
+    assert code == 0, err
+    assert "| CPU and GPU after an epoch | native on a CPU, xla here |" in out
+    record = json.loads((tmp_path / "figures.json").read_text())
+    (figure,) = record["figures"]
+    assert figure["reached"]
+    assert figure["value"] <= 1e-3
+    assert {"gpu", "date", "jax", "numba-cuda", "torch"} <= record["machine"].keys()
+
+
+def test_without_a_gpu(gpu, monkeypatch, capsys):
+    monkeypatch.setattr(gpu, "gpu", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["gpu.py"])
+    with pytest.raises(SystemExit):
+        gpu.main()
+    assert "nvidia-smi shows no GPU here. On a CPU, --cpu --quick shows that every row runs." in capsys.readouterr().err
+
+
+def test_a_row_that_crashes_or_hangs_costs_the_others_nothing(gpu, monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "on_gpu").mkdir()
+    program = """
+import os, sys, time
+def crashes(bench):
+    from on_gpu.bench import Figure
+    yield Figure("one", "fcnet", 1.0)
+    raise RuntimeError("no luck")
+def hangs(bench):
+    time.sleep(60)
+    yield
+"""
+    broken = BENCHMARKS / "on_gpu" / "broken_for_a_test.py"
+    monkeypatch.setattr(gpu, "ROWS", {name: ("broken_for_a_test", name, 9) for name in ("crashes", "hangs")})
+    broken.write_text(program)
+    try:
+        bench = gpu.Bench("cpu", True)
+        crashed = gpu.watch("crashes", bench, 60, tmp_path)
+        hung = gpu.watch("hangs", bench, 5, tmp_path)
+    finally:
+        broken.unlink()
+    assert [(one.what, one.value) for one in crashed] == [("one", 1.0), ("crashes", None)]
+    assert crashed[1].note == "ended with 1: RuntimeError: no luck"
+    assert hung[0].note == "not done after 5 s: it said nothing"
+
+
+def test_goals_against_the_best_peer(gpu):
+    what = "784-100-10, batch 10"
+    peers = [
+        gpu.Figure(what, "peer: one", 50.0, "µs"),
+        gpu.Figure(what, "peer: two", 21.0, "µs"),
+        gpu.Figure(what, "peer: three"),
+    ]
+    for ours, reached in ((3.9, True), (4.1, False)):
+        figures = [gpu.Figure(what, "fcnet, slow", 9.0), gpu.Figure(what, "fcnet, fast", ours, "µs", floor=1.2), *peers]
+        slow, fast, *_ = gpu.compared(figures)
+        assert slow.goal == ""
+        assert (fast.goal, fast.reached) == ("<= 4 µs; >= 5x the best peer", reached)
+        assert fast.note == f"{21 / ours:.2f}x the best peer"
+        line = gpu.line_of(fast)
+        assert line[2:4] == [f"{ours} µs", "1.2"]
+        assert line[6].startswith("reached: " if reached else "not reached: ")
+    assert gpu.line_of(dataclasses.replace(peers[2], note="not installed"))[2] == "unmeasured"
