@@ -762,6 +762,7 @@ VARIES = {
     r"\((?:Error while|Invalid|incomplete|parquet:)[^)]*\)": "(...)",
     r" at 0x[0-9a-f]+": "",
     r"EOF: [^.]*": "...",
+    r"(is not TOML: )[^(]*[(][^)]*[)]": r"\1...",
     r"supported formats: [^)]*": "...",
 }
 """What other programs say within a message, which changes with their versions."""
