@@ -827,7 +827,7 @@ def of_downloads() -> Iterator[Row]:
     for what, mirror in DOWNLOADS.items():
 
         def refuse(mirror: Callable[[str], Any] = mirror) -> BaseException | None:
-            cache = mock.patch.object(mnist.platformdirs, "user_cache_dir", return_value="cache")
+            cache = mock.patch("platformdirs.user_cache_dir", return_value="cache")
             with (
                 cache,
                 mock.patch.object(mnist, "_open", side_effect=mirror),
