@@ -200,7 +200,7 @@ def read_saved_table(content: bytes) -> Any:
     folder = Path(FOLDER.name, "saved-table")
     if not folder.exists():
         folder.mkdir()
-        fcnet.Network([fcnet.SoftmaxLayer(12, 2)], 1).save(folder)
+        fcnet.Network([fcnet.SoftmaxLayer(14, 2)], 1).save(folder)
     (folder / "table.json").write_bytes(content)
     return load_estimator(folder)
 
@@ -231,7 +231,10 @@ def fetch(content: bytes) -> Any:
 SHAPES = {"layers.0.weights": (2, 3), "layers.0.biases": (3,), "layers.1.weights": (3, 2), "layers.1.biases": (2,)}
 COLUMNS = json.dumps({
     "n_rows": 3, "sparse": False, "columns": [
-        {"kind": "number", "name": "x", "missing": 1, "distinct": 2, "center": 1.5, "scale": 0.5, "flag": True},
+        {
+            "kind": "number", "name": "x", "missing": 1, "distinct": 2, "center": 1.5, "scale": 0.5, "flag": True,
+            "knots": [0.0, 1.0, 2.5],
+        },
         {"kind": "boolean", "name": "b", "missing": 0, "distinct": 2, "values": ["0", "1"]},
         {"kind": "category", "name": "c", "missing": 0, "distinct": 3, "values": ["1", "2"], "rare": True},
         {"kind": "date", "name": "d", "missing": 2, "distinct": 1, "center": 1.0, "scale": 0.0, "hours": False, "flag": True},
@@ -469,6 +472,9 @@ def attacks() -> dict[str, dict[str, bytes]]:
             "scale-large": COLUMNS.replace('"scale": 0.5', '"scale": ' + "9" * 400).encode(),
             "values-of-lists": COLUMNS.replace('["0", "1"]', '[["0"], "1"]').encode(),
             "values-twice": COLUMNS.replace('["0", "1"]', '["1", "1"]').encode(),
+            "knots-far": COLUMNS.replace("[0.0, 1.0, 2.5]", "[-1e308, 1e308]").encode(),
+            "knots-near": COLUMNS.replace("[0.0, 1.0, 2.5]", "[0.0, 5e-324]").encode(),
+            "knots-falling": COLUMNS.replace("[0.0, 1.0, 2.5]", "[1.0, 0.0]").encode(),
             "category-without-values": COLUMNS.replace('["1", "2"]', "[]").encode(),
             "kind-a-list": COLUMNS.replace('"kind": "number"', '"kind": []').encode(),
             "no-features": b'{"n_rows": 1, "sparse": true, "columns": []}',

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -91,7 +90,8 @@ class Number:
         features = [_squash(numbers, self.center, self.scale)[:, None]]
         if self.knots:
             knots = np.array(self.knots)
-            features.append(np.clip((numbers[:, None] - knots[:-1]) / np.diff(knots), 0.0, 1.0))
+            with np.errstate(over="ignore"):  # far beyond a knot, infinity is clipped too
+                features.append(np.clip((numbers[:, None] - knots[:-1]) / np.diff(knots), 0.0, 1.0))
         if self.flag:
             features.append(missing[:, None])
         return np.column_stack(features).astype(np.float32)
@@ -387,7 +387,7 @@ def _column_of(one: Mapping[str, Any]) -> Column:
     if given.keys() != wanted.keys() or not all(_HOLDS[type_](given[name]) for name, type_ in wanted.items()):
         raise ValueError(kind)
     knots = given.get("knots", ())
-    if len(knots) == 1 or not all(low < high for low, high in pairwise(knots)):
+    if len(knots) == 1 or (knots and not _apart(np.array(knots, np.float64)).all()):
         raise ValueError(kind)
     values = given.get("values", ())
     wrong = {Boolean: len(values) != 2, Category: not values}.get(made, False)
@@ -493,9 +493,15 @@ def _knots(numbers: NDArray[np.float64], distinct: int, pieces: int) -> tuple[fl
     knots = np.unique(np.nanquantile(numbers, shares, method="nearest"))
     if len(knots) <= pieces / 2:
         knots = np.unique(np.nanquantile(np.unique(numbers), shares, method="nearest"))
-    apart = np.isfinite(np.diff(knots)) & (np.diff(knots) > 1e-12 * np.abs(knots).max())
-    knots = knots[np.concatenate([[True], apart])]
+    knots = knots[np.concatenate([[True], _apart(knots)])]
     return tuple(knots.tolist()) if len(knots) > 2 else ()
+
+
+def _apart(knots: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Whether each knot but the first is far enough above the one before to divide by, and not too far."""
+    with np.errstate(over="ignore"):
+        widths = np.diff(knots)
+    return np.isfinite(widths) & (widths > 1e-12 * np.abs(knots).max())
 
 
 def _counts_rows(series: polars.Series, numbers: NDArray[np.float64]) -> bool:
