@@ -3,6 +3,7 @@
     python benchmarks/gpu.py                     all of it, on the GPU of this machine
     python benchmarks/gpu.py --only nielsen      rows whose name holds the word
     python benchmarks/gpu.py --json FILE         also every figure as JSON
+    python benchmarks/gpu.py --floors            no run: each row's bytes and operations, and its floor by an H200's datasheet
     python benchmarks/gpu.py --cpu --quick       tiny sizes on a CPU: shows that every row runs, measures nothing
 
 Needs fcnet's own dependencies without Polars, and jax and numba-cuda with GPU support; rows of PyTorch say so where it is missing.
@@ -30,7 +31,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "src")]
 
 from machine import describe  # noqa: E402
 from markdown_tables import table  # noqa: E402
-from on_gpu.bench import DATASHEET, Bench, Figure, caches, read  # noqa: E402
+from on_gpu.bench import DATASHEET, WORK, Bench, Figure, caches, read  # noqa: E402
 
 TOTAL_SECONDS = 460
 """After so many no further row begins; all of it ends by then."""
@@ -113,6 +114,17 @@ def line_of(figure: Figure) -> list[str]:
     ]  # fmt: skip
 
 
+def floors() -> str:
+    """The least that each workload moves and computes, and how long that takes by the datasheet."""
+    lines = []
+    for what in WORK:
+        steps = "batch" in what and "784-100-10" not in what
+        for precision in ("bf16", "tf32") if steps and what[-7:] != "batch 1" else ("float32",):
+            least = Bench("gpu", False).roofline(what, precision, 1e6)
+            lines.append([what, precision, *(f"{least[name]:.3g}" for name in ("bytes", "operations", "floor"))])
+    return table(["workload", "precision", "bytes", "operations", "floor, µs"], lines)
+
+
 def gpu() -> str | None:
     """What nvidia-smi says of the GPU and its driver; None where there is none."""
     query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
@@ -128,11 +140,15 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
     parser.add_argument("--only", default="", help="rows whose name holds one of these words, with commas between them")
     parser.add_argument("--json", type=Path, help="write every figure to this file")
+    parser.add_argument("--floors", action="store_true", help="each row's bytes, operations and floor by the datasheet")
     parser.add_argument("--row", nargs=4, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.row:
         module, function, given, answer = asked.row
         run_row(module, function, Path(given), Path(answer))
+        return
+    if asked.floors:
+        print(floors())
         return
     began, found = time.monotonic(), gpu()
     if found is None and not asked.cpu:

@@ -87,9 +87,11 @@ class Bench:
         """Bytes, or operations in some precision, a second."""
         return self.ceilings.get(unit) or DATASHEET[unit]
 
-    def floor(self, n_bytes: float, operations: float, precision: str) -> float:
-        """Seconds that so many bytes and operations take at least."""
-        return max(n_bytes / self.rate("bytes"), operations / self.rate(precision))
+    def roofline(self, what: str, precision: str, scale: float) -> dict[str, float]:
+        """A figure's ``floor``, in seconds times ``scale``, ``bytes`` and ``operations``; of the workloads of ``WORK``."""
+        n_bytes, operations, least = WORK[what](self, precision)
+        seconds = max(n_bytes / self.rate("bytes"), operations / self.rate(precision), least)
+        return {"floor": scale * seconds, "bytes": n_bytes, "operations": operations}
 
     def best(self, what: str, start: str = "") -> float | None:
         """The least figure of a workload among the contestants whose name begins so."""
@@ -104,6 +106,61 @@ def n_weights(sizes: tuple[int, ...]) -> int:
 def operations(sizes: tuple[int, ...], batch: int) -> float:
     """Of a step: two a weight and row, forward, backward and gradient; the inputs' own gradient is not needed."""
     return batch * (6.0 * n_weights(sizes) - 2.0 * sizes[0] * sizes[1])
+
+
+# --- The least that a step, or an answer, moves and computes ------------------------------------------------------------
+
+
+def _small_step(bench: Bench, precision: str) -> tuple[float, float, float]:
+    """The rows from memory; weights stay on the chip. One barrier over the grid."""
+    sizes = bench.sizes(ARTICLE)
+    return 4.0 * 10 * sizes[0], operations(sizes, 10), GRID_BARRIER
+
+
+def _large_step(bench: Bench, precision: str) -> tuple[float, float, float]:
+    """Weights read forward and back, and read and written by the update, in float32; each layer's outputs and errors written and
+    read twice, in the precision's own type; and the rows."""
+    sizes, batch = bench.sizes(CIRESAN), bench.count(4096, 32)
+    item = 2 if precision == "bf16" else 4
+    moved = 16.0 * n_weights(sizes) + 6.0 * item * batch * sum(sizes[1:]) + 2.0 * item * batch * sizes[0]
+    return moved, operations(sizes, batch), 0.0
+
+
+def _online_step(bench: Bench, precision: str) -> tuple[float, float, float]:
+    """Weights read forward and back, and read and written by the update."""
+    sizes = bench.sizes(CIRESAN)
+    return 16.0 * n_weights(sizes), operations(sizes, 1), 0.0
+
+
+def _dropout_step(bench: Bench, precision: str) -> tuple[float, float, float]:
+    """The rows from memory; weights and outputs, 8 and 1 MB, can stay in the L2 cache."""
+    sizes = bench.sizes(WIDE)
+    return 4.0 * 128 * sizes[0], operations(sizes, 128), 0.0
+
+
+def _answer(sizes: tuple[int, ...]) -> Any:
+    """A row in, outputs out; weights are read once for many rows."""
+    return lambda bench, precision: (
+        4.0 * (sizes[0] + sizes[-1]), 2.0 * n_weights(bench.sizes(sizes)), 0.0,
+    )  # fmt: skip
+
+
+def _one_answer(sizes: tuple[int, ...]) -> Any:
+    """One row: the weights, once."""
+    return lambda bench, precision: (4.0 * n_weights(bench.sizes(sizes)), 2.0 * n_weights(bench.sizes(sizes)), 0.0)
+
+
+WORK = {
+    "784-100-10, batch 10": _small_step,
+    "841-...-10, batch 4096": _large_step,
+    "841-...-10, batch 1": _online_step,
+    "784-1024-1024-10, dropout, batch 128": _dropout_step,
+    "predict, 784-100-10, one row": _one_answer(ARTICLE),
+    "predict, 784-100-10, a row of many": _answer(ARTICLE),
+    "predict, 841-...-10, one row": _one_answer(CIRESAN),
+    "predict, 841-...-10, a row of many": _answer(CIRESAN),
+}
+"""Workload -> bench and precision -> bytes, operations, and seconds that it takes in any case."""
 
 
 def data(n_in: int, n_rows: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

@@ -30,14 +30,12 @@ from fcnet.steps import Steps, penalty_per_mini_batches, seeded_order
 from on_gpu.bench import (
     ARTICLE,
     CIRESAN,
-    GRID_BARRIER,
     WIDE,
     Bench,
     Figure,
     data,
     mnist,
     n_weights,
-    operations,
     seconds_each,
 )
 
@@ -189,9 +187,7 @@ def agreement(bench: Bench) -> Iterator[Figure]:
 def nielsen(bench: Bench) -> Iterator[Figure]:
     """784-100-10, batch 10: a step, with each way to run it."""
     sizes, n_rows, what = bench.sizes(ARTICLE), bench.count(50_000, 100), "784-100-10, batch 10"
-    moved, done = 4.0 * 10 * sizes[0], operations(sizes, 10)
-    floor = max(bench.floor(moved, done, "float32"), GRID_BARRIER)
-    more: dict[str, Any] = {"bytes": moved, "operations": done, "floor": 1e6 * floor}
+    more: dict[str, Any] = bench.roofline("784-100-10, batch 10", "float32", 1e6)
     make = functools.partial(Training, device=bench.device, sizes=sizes, batch=10, n_rows=n_rows)
     if bench.device == "gpu":
         for blocks, threads in ((None, 256), (50, 256), (34, 256), (25, 256), (None, 128)):
@@ -239,19 +235,15 @@ def scan(bench: Bench) -> Iterator[Figure]:
 def wide(bench: Bench) -> Iterator[Figure]:
     """Cireşan's largest network, batch 4096: in TF32 and bfloat16."""
     sizes, batch = bench.sizes(CIRESAN), bench.count(4096, 32)
-    done = operations(sizes, batch)
-    activations = batch * sum(sizes[1:])
-    for precision, item in (("bf16", 2), ("tf32", 4)):
-        # Weights and gradients read and written in float32, activations and errors in the precision's own type.
-        moved = 4.0 * 4 * n_weights(sizes) + 6.0 * item * activations + item * 2.0 * batch * sizes[0]
-        floor = bench.floor(moved, done, precision)
+    for precision in ("bf16", "tf32"):
+        more = bench.roofline("841-...-10, batch 4096", precision, 1e3)
         made = functools.partial(
             Training, XlaEngine(), bench.device, sizes, batch, 16 * batch, activation=fcnet.tanh, precision=precision
         )
         what = f"841-...-10, batch {batch}, {precision}"
-        figure = _measured(bench, what, "fcnet xla", made, 1e3, "ms a step", floor=1e3 * floor, bytes=moved, operations=done)  # fmt: skip
+        figure = _measured(bench, what, "fcnet xla", made, 1e3, "ms a step", **more)  # fmt: skip
         if figure.value and (rate := bench.ceilings.get(precision)):
-            share = done / (figure.value / 1e3) / rate
+            share = more["operations"] / (figure.value / 1e3) / rate
             figure = replace(figure, goal=">= 65% of the chip's rate", reached=share >= 0.65, note=f"{share:.0%} of the chip's rate")  # fmt: skip
         yield figure
 
@@ -260,16 +252,14 @@ def online(bench: Bench) -> Iterator[Figure]:
     """Cireşan's largest network, one row a step."""
     sizes, n_rows = bench.sizes(CIRESAN), bench.count(4_000, 40)
     weights = n_weights(sizes)
-    moved = 4.0 * 4 * weights  # read forward, read on the way back, read and written in the update
-    floor = bench.floor(moved, operations(sizes, 1), "float32")
-    more: dict[str, Any] = {"bytes": moved, "operations": operations(sizes, 1), "goal": ">= 1.5e11 weights/s"}
+    more: dict[str, Any] = bench.roofline("841-...-10, batch 1", "float32", 1e6) | {"goal": ">= 1.5e11 weights/s"}
     for precision in ("tf32", "bf16"):
         for name, way in {"passes of 16": {}, "a look before each step": {"steps_per_pass": 1}}.items():
             make = functools.partial(
                 Training, XlaEngine(**way), bench.device, sizes, 1, n_rows, activation=fcnet.tanh, precision=precision,
                 optimizer=optimizers.SGD(0.001),
             )  # fmt: skip
-            figure = _measured(bench, "841-...-10, batch 1", f"fcnet xla, {precision}, {name}", make, 1e6, "µs a step", floor=1e6 * floor, **more)  # fmt: skip
+            figure = _measured(bench, "841-...-10, batch 1", f"fcnet xla, {precision}, {name}", make, 1e6, "µs a step", **more)  # fmt: skip
             if figure.value:
                 rate = weights / (figure.value / 1e6)
                 figure = replace(figure, reached=rate >= 1.5e11, note=f"{rate:.3g} weights/s")
@@ -279,15 +269,13 @@ def online(bench: Bench) -> Iterator[Figure]:
 def dropout(bench: Bench) -> Iterator[Figure]:
     """784-1024-1024-10, dropout 0.5, batch 128."""
     sizes = bench.sizes(WIDE)
-    done = operations(sizes, 128)
-    moved = 4.0 * 4 * n_weights(sizes)
     for precision in ("tf32", "bf16"):
         make = functools.partial(
             Training, XlaEngine(), bench.device, sizes, 128, bench.count(49_920, 512), activation=fcnet.relu, p_dropout=0.5,
             precision=precision,
         )  # fmt: skip
-        floor = bench.floor(moved, done, precision)
-        yield _measured(bench, "784-1024-1024-10, dropout, batch 128", f"fcnet xla, {precision}", make, 1e6, "µs a step", floor=1e6 * floor, bytes=moved, operations=done)  # fmt: skip
+        more: dict[str, Any] = bench.roofline("784-1024-1024-10, dropout, batch 128", precision, 1e6)
+        yield _measured(bench, "784-1024-1024-10, dropout, batch 128", f"fcnet xla, {precision}", make, 1e6, "µs a step", **more)  # fmt: skip
 
 
 def inference(bench: Bench) -> Iterator[Figure]:
@@ -305,12 +293,11 @@ def inference(bench: Bench) -> Iterator[Figure]:
             return len(rows)
 
         latency = seconds_each(lambda one=one, answer=answer: answer(one), bench.seconds, warm=20)  # type: ignore[misc]
-        floor = 4.0 * n_weights(own) / bench.rate("bytes")
-        yield Figure(f"predict, {name}, one row", "fcnet xla", 1e6 * latency, "µs", floor=1e6 * floor, bytes=4.0 * n_weights(own))  # fmt: skip
+        yield Figure(f"predict, {name}, one row", "fcnet xla", 1e6 * latency, "µs", **bench.roofline(f"predict, {name}, one row", "float32", 1e6))  # type: ignore[arg-type]  # fmt: skip
         each = seconds_each(lambda X=X, answer=answer: answer(X), bench.seconds, warm=1)  # type: ignore[misc]
-        moved, done = 4.0 * (own[0] + own[-1]), 2.0 * n_weights(own)
-        most = 1.0 / bench.floor(moved, done, "tf32")
-        yield Figure(f"predict, {name}, {many:,} rows", "fcnet xla, from the host's memory and back", 1.0 / each, "rows/s", floor=most, bytes=moved, operations=done)  # fmt: skip
+        each_row = bench.roofline(f"predict, {name}, a row of many", "tf32", 1.0)
+        more: dict[str, Any] = each_row | {"floor": 1.0 / each_row["floor"]}  # rows a second at most
+        yield Figure(f"predict, {name}, {many:,} rows", "fcnet xla, from the host's memory and back", 1.0 / each, "rows/s", **more)  # fmt: skip
         program = network._program(None)
         engine, placement = XlaEngine(), Placement(bench.device)
         put = engine.put(Part(X, np.zeros(many, np.int64)), program, placement)
@@ -321,7 +308,7 @@ def inference(bench: Bench) -> Iterator[Figure]:
             return many
 
         each = seconds_each(score, bench.seconds)
-        yield Figure(f"predict, {name}, {many:,} rows", "fcnet xla, scored on the device", 1.0 / each, "rows/s", floor=most, bytes=moved, operations=done)  # fmt: skip
+        yield Figure(f"predict, {name}, {many:,} rows", "fcnet xla, scored on the device", 1.0 / each, "rows/s", **more)  # fmt: skip
 
 
 # --- A whole process ----------------------------------------------------------------------------------------------------

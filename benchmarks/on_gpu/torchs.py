@@ -97,7 +97,7 @@ class Steps:
 
     def step(self, index: int) -> None:
         self.optimizer.zero_grad(set_to_none=True)
-        rounded = torch.autocast(_device(self.bench), dtype=torch.bfloat16)
+        rounded = torch.autocast(_device(self.bench), dtype=torch.bfloat16, cache_enabled=False)
         with rounded if self.precision == "bf16" else contextlib.nullcontext():
             cost = self.cost(self.X[index % len(self.X)], self.y[index % len(self.X)])
         cost.backward()

@@ -102,7 +102,8 @@ def _bytes_of(choice: Choice, program: Program, part: Part) -> int:
     """A part as an engine keeps it beside the caller's own arrays."""
     item = np.dtype(program.dtype).itemsize
     if is_sparse(part.X):
-        return int(part.X.nnz) * (item + 4)
+        dense = choice.engine.name == "cuda"
+        return int(np.prod(part.X.shape)) * item if dense else int(part.X.nnz) * (item + 4)
     if choice.placement.device == "cpu" and part.X.dtype == np.dtype(program.dtype):
         return 0
     return int(part.X.size) * (item if part.X.dtype.itemsize > 1 or choice.engine.name != "native" else 1)

@@ -5,14 +5,18 @@ Data, evaluation and prediction are the general engine's, on the same device.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
+import warnings
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numba import config, cuda
+from numba.core.errors import NumbaPerformanceWarning
 from numpy.typing import NDArray
 
 from fcnet import counters
@@ -141,22 +145,25 @@ class CudaEngine:
         if is_sparse(part.X):
             part = replace(part, X=part.X.toarray())
         general = self._general.put(part, program, placement)
-        X, y, weights = map(_as_kernels_see, (general.X, general.y, general.weights))
-        nothing = np.zeros(1, np.int32), np.zeros((1, 1), program.dtype)
-        labels, targets = (y, _to_device(nothing[1])) if part.kind == "labels" else (_to_device(nothing[0]), y)
+        with _on(placement):
+            X, y, weights = map(_as_kernels_see, (general.X, general.y, general.weights))
+            nothing = np.zeros(1, np.int32), np.zeros((1, 1), program.dtype)
+            labels, targets = (y, _to_device(nothing[1])) if part.kind == "labels" else (_to_device(nothing[0]), y)
         return Data(general, X, labels, targets, weights, part.kind)
 
     def start(self, program: Program, state: TrainState, placement: Placement) -> Run:
         """Copy a state to the device."""
         arrays = [state.parameters, *(state.slots[slot] for slot in program.rule.slots)]
         flat = np.array([_flat(program, named) for named in arrays], program.dtype)
-        return Run(program, placement, _to_device(flat), state.step, self._general.start(program, state, placement))
+        with _on(placement):
+            return Run(program, placement, _to_device(flat), state.step, self._general.start(program, state, placement))
 
     def replace(self, run: Run, parameters: Mapping[str, NDArray[Any]]) -> None:
         """Put other parameters in the place of a run's."""
-        flat = _to_host(run.state)
-        flat[0] = _flat(run.program, parameters)
-        run.state = _to_device(flat)
+        with _on(run.placement):
+            flat = _to_host(run.state)
+            flat[0] = _flat(run.program, parameters)
+            run.state = _to_device(flat)
         run.is_stale = True
 
     def advance(self, run: Run, data: Data, plan: Plan) -> Report:
@@ -184,16 +191,18 @@ class CudaEngine:
             plan.keys,
         )
         kinds: tuple[Any, ...] = plan.rows.dtype, dtype, dtype, dtype, np.uint32, np.uint32
-        there = [
-            _to_device(np.ascontiguousarray(table[:n_steps], kind)) for table, kind in zip(tables, kinds, strict=True)
-        ]
-        exchange = _to_device(np.zeros((2, batch * sizes[1]), dtype))
-        report = _to_device(np.full(n_steps, np.nan, dtype))
         kernel = kernel_of(program, data.kind == "labels")
-        arguments = (data.X, data.labels, data.targets, data.weights, run.state, *there, exchange, report)
-        numbers_of = (n_steps, *sizes, batch, units, buffers)
-        _launch(kernel, n_blocks, self._threads, n_bytes, (*arguments, *map(np.int64, numbers_of)))
-        costs = _to_host(report).astype(np.float64)
+        with _on(run.placement):
+            there = [
+                _to_device(np.ascontiguousarray(table[:n_steps], kind))
+                for table, kind in zip(tables, kinds, strict=True)
+            ]
+            exchange = _to_device(np.zeros((2, batch * sizes[1]), dtype))
+            report = _to_device(np.full(n_steps, np.nan, dtype))
+            arguments = (data.X, data.labels, data.targets, data.weights, run.state, *there, exchange, report)
+            numbers_of = (n_steps, *sizes, batch, units, buffers)
+            _launch(kernel, n_blocks, self._threads, n_bytes, (*arguments, *map(np.int64, numbers_of)))
+            costs = _to_host(report).astype(np.float64)
         bad = np.flatnonzero(~np.isfinite(costs))
         run.step += n_steps
         run.is_stale = True
@@ -213,7 +222,8 @@ class CudaEngine:
 
     def snapshot(self, run: Run) -> TrainState:
         """The state, copied to the host."""
-        parameters, *slots = (_named(run.program, flat) for flat in _to_host(run.state))
+        with _on(run.placement):
+            parameters, *slots = (_named(run.program, flat) for flat in _to_host(run.state))
         return TrainState(parameters, dict(zip(run.program.rule.slots, slots, strict=True)), run.step)
 
     def free_memory(self, placement: Placement) -> int | None:
@@ -222,7 +232,8 @@ class CudaEngine:
 
     def _fresh(self, run: Run) -> xla.Run:
         if run.is_stale:
-            self._general.replace(run.general, _named(run.program, _to_host(run.state)[0]))
+            with _on(run.placement):
+                self._general.replace(run.general, _named(run.program, _to_host(run.state)[0]))
             run.is_stale = False
         return run.general
 
@@ -280,6 +291,11 @@ def _chip_of(index: int) -> Chip:
         return Chip(device.MULTIPROCESSOR_COUNT, int(most))
 
 
+def _on(placement: Placement) -> AbstractContextManager[Any]:
+    """The placement's GPU is the one that Numba speaks to."""
+    return contextlib.nullcontext() if is_simulated() else cuda.gpus[placement.index]
+
+
 def _to_device(array: NDArray[Any]) -> Any:
     return array.copy() if is_simulated() else cuda.to_device(array)
 
@@ -299,7 +315,9 @@ def _launch(kernel: Any, n_blocks: int, n_threads: int, n_bytes: int, arguments:
     """One launch of a kernel that meets over the grid."""
     if not is_simulated() and n_bytes > STANDARD_SHARED_BYTES:
         kernel = _with_shared_memory(kernel, n_bytes, arguments)
-    kernel[n_blocks, n_threads, 0, n_bytes](*arguments)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NumbaPerformanceWarning)  # fewer blocks than multiprocessors are meant
+        kernel[n_blocks, n_threads, 0, n_bytes](*arguments)
 
 
 _ALLOWED: dict[tuple[Any, Any], int] = {}
