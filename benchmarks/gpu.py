@@ -50,6 +50,7 @@ ROWS = {
     "dropout, PyTorch": ("torchs", "dropout", 70),
     "whole": ("ours", "whole", 120),
     "inference": ("ours", "inference", 50),
+    "crossover": ("ours", "crossover", 60),
 }
 """Module, function and seconds at most; the most wanted first."""
 

@@ -59,7 +59,13 @@ def test_the_host_beside_a_gpu():
 
 
 @pytest.mark.parametrize(
-    "error", [MemoryError(), RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 3 bytes.")], ids=str
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 3 bytes."),
+        RuntimeError("[2] Call to cuMemAlloc results in CUDA_ERROR_OUT_OF_MEMORY"),
+    ],
+    ids=str,
 )
 def test_a_device_that_runs_out(monkeypatch, error):
     def advance(*_):

@@ -36,6 +36,7 @@ from on_gpu.bench import (
     data,
     mnist,
     n_weights,
+    operations,
     seconds_each,
 )
 
@@ -206,6 +207,19 @@ def nielsen(bench: Bench) -> Iterator[Figure]:
     }  # fmt: skip
     for name, way in ways.items():
         yield _measured(bench, what, f"fcnet xla, {name}", lambda w=way: make(XlaEngine(**w)), 1e6, "µs a step", **more)  # type: ignore[misc]
+
+
+def crossover(bench: Bench) -> Iterator[Figure]:
+    """From where on the general engine is the faster one: both, on growing networks and batches."""
+    engines: dict[str, Any] = (
+        {"xla": XlaEngine()} if bench.device == "cpu" else {"cuda": CudaEngine(), "xla": XlaEngine()}
+    )
+    for n_hidden, batch in ((30, 10), (100, 1), (100, 32), (300, 10), (300, 32), (1000, 10)):
+        sizes = bench.sizes((784, n_hidden, 10))
+        work = operations(sizes, batch)
+        for name, engine in engines.items():
+            make = functools.partial(Training, engine, bench.device, sizes, batch, bench.count(16_000, 64))
+            yield _measured(bench, f"784-{n_hidden}-10, batch {batch}", f"fcnet {name}", make, 1e6, "µs a step", operations=work)  # fmt: skip
 
 
 def scan(bench: Bench) -> Iterator[Figure]:

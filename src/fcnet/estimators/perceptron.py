@@ -151,10 +151,13 @@ class MultilayerPerceptron(BaseEstimator):
                 raise InputError(
                     f"solver='lbfgs' cannot be used with {asked[0]}, which needs epochs. Use 'adam' or 'sgd'."
                 )
+        batch = 200 if isinstance(self.batch_size, str) else self.batch_size
         job = Job(
             estimator=self,
             program=program,
-            choice=choose(self.engine, self.device, program, self.n_threads),
+            choice=choose(
+                self.engine, self.device, program, self.n_threads, mini_batch_size=batch if stochastic else None
+            ),
             part=Part(X, targets, weights),
             rows=rows,
             validation=validation,
