@@ -194,6 +194,13 @@ def test_permutation_is_one(n):
     assert np.issubdtype(order.dtype, np.integer)
 
 
+def test_equal_bits_keep_their_order(monkeypatch):
+    drawn = np.random.default_rng(0).integers(50, size=1000).astype(np.uint32)
+    monkeypatch.setattr(counters, "threefry2x32", lambda key, counter: (drawn, np.zeros_like(drawn)))
+    order = counters.permutation(np.zeros(2, np.uint32), 1000)
+    assert (order == np.argsort(drawn, kind="stable")).all()
+
+
 def test_permutations_are_uniform():
     """All 24 orders of four are as frequent, by chi-square."""
     n = 6000

@@ -123,9 +123,12 @@ def uniform(key: NDArray[np.uint32], shape: tuple[int, ...]) -> NDArray[np.float
 
 
 def permutation(key: NDArray[np.uint32], n: int) -> NDArray[np.int64]:
-    """A uniformly random order of ``range(n)``: the positions sorted by 64 random bits each."""
+    """A uniformly random order of ``range(n)``: the positions sorted by 64 random bits each, of equal ones the first first."""
     x0, x1 = threefry2x32((key[0:1], key[1:2]), _words(np.arange(n)))
-    return np.argsort((x0.astype(np.uint64) << np.uint64(32)) | x1, kind="stable")
+    drawn = (x0.astype(np.uint64) << np.uint64(32)) | x1
+    order = np.argsort(drawn)  # quicker than a stable sort, and the same where no two are equal
+    ranked = drawn[order]
+    return np.argsort(drawn, kind="stable") if (ranked[1:] == ranked[:-1]).any() else order
 
 
 def _unit_interval(words: NDArray[np.uint32]) -> NDArray[np.float64]:
