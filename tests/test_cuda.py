@@ -1,4 +1,4 @@
-"""The CUDA engine where there is no GPU: in Numba's simulator, and what it says it cannot do."""
+"""The CUDA engine where there is no GPU: in Numba's simulator, in several blocks, and what it says it cannot do."""
 
 from __future__ import annotations
 
@@ -9,18 +9,23 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from fcnet.activations import linear, mish, relu
+import blocks
+from fcnet.activations import linear, mish, relu, tanh
 from fcnet.costs import absolute, cross_entropy, log_likelihood, quadratic
 from fcnet.engines import choose
-from fcnet.engines.contract import Placement, Program
+from fcnet.engines.contract import Placement, Program, initial_state
 from fcnet.engines.cuda import engine as module
+from fcnet.engines.cuda import kernel
 from fcnet.engines.cuda.engine import Chip, CudaEngine
 from fcnet.errors import InputError
+from fcnet.initializers import glorot_uniform
 from fcnet.layers import FullyConnectedLayer, SoftmaxLayer
 from fcnet.model import Model
-from fcnet.optimizers import ADAM_RULE, SGD_RULE
+from fcnet.optimizers import ADAM_RULE, SGD, SGD_RULE, AdamW, Momentum
+from test_conformance import CPU, Case, assert_same_bytes, worst
 
 HOPPER = Chip(multiprocessors=132, shared_bytes=227 << 10)
 GPU = Placement("gpu")
@@ -129,3 +134,53 @@ def test_auto_on_a_gpu(hopper, monkeypatch, program, mini_batch_size, engine, re
     assert str(choice) == f"engine {engine} on gpu ({reason})"
     with pytest.raises(InputError, match="The engine native cannot run this network: it runs on CPUs only"):
         choose.choose("native", "gpu", program)
+
+
+# --- Several blocks -----------------------------------------------------------------------------------------------------
+
+
+def advanced(monkeypatch, case, n_blocks, n_threads, step, n_steps=None):
+    """A case's state and report from a grid of blocks, see ``blocks.py``."""
+    grid = blocks.Grid()
+    kernels = blocks.loaded(Path(kernel.__file__), grid)
+    monkeypatch.setattr(module, "is_simulated", lambda: True)
+    monkeypatch.setattr(module, "SIMULATED", Chip(multiprocessors=n_blocks, shared_bytes=227 << 10))
+    monkeypatch.setattr(module, "kernel_of", kernels.kernel_of)
+    monkeypatch.setattr(module, "_launch", lambda *arguments: grid.launch(*arguments, step=step))
+    engine, program = CudaEngine(threads=n_threads), case.program("float64")
+    run = engine.start(program, initial_state(program, case.parameters()), CPU)
+    report = engine.advance(run, engine.put(case.part(), program, CPU), case.plan())
+    return engine.snapshot(run), report
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "p", "batch"),
+    [(SGD(0.3), 0.0, 4), (AdamW(0.01), 0.5, 4), (Momentum(0.05), 0.3, 40)],
+    ids=["sgd", "adamw", "large"],
+)
+def test_blocks_threads_and_their_order_change_no_byte(monkeypatch, optimizer, p, batch):
+    """Several blocks, the last one with fewer units, in two orders: no barrier is missing, and nothing is read before it is there."""
+    layers = (FullyConnectedLayer(9, 7, tanh, p), SoftmaxLayer(7, 3, p, weights=glorot_uniform))
+    case = Case(layers, log_likelihood, optimizer, "training", 0.01, 3 * batch + 1, batch, 7)
+    parameters, _, costs = case.expected()
+    states = []
+    for n_blocks, n_threads, step in ((1, 5, 1), (3, 5, 1), (3, 5, -1), (7, 2, -1), (4, 70, 1), (4, 70, -1)):
+        state, report = advanced(monkeypatch, case, n_blocks, n_threads, step)
+        assert worst(state.parameters, parameters) < 1e-12
+        assert worst({"costs": report.costs}, {"costs": costs}) < 1e-12
+        states.append(state)
+    for state in states[1:]:
+        assert_same_bytes(state, states[0])
+
+
+def test_a_missing_barrier_is_found(monkeypatch):
+    """That the test above could fail: the same kernel without one of its barriers."""
+    case = Case(
+        (FullyConnectedLayer(9, 7, tanh), SoftmaxLayer(7, 3)), log_likelihood, SGD(0.3), n_rows=14, batch=4, n_steps=4
+    )
+    monkeypatch.setattr(blocks.Grid, "syncthreads", lambda self: None)
+    states = [advanced(monkeypatch, case, 3, 5, step)[0] for step in (1, -1)]
+    parameters, _, _ = case.expected()
+    assert max(worst(state.parameters, parameters) for state in states) > 1e-3 or not all(
+        np.isfinite(array).all() for state in states for array in state.parameters.values()
+    )

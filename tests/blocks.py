@@ -1,0 +1,106 @@
+"""A grid of blocks of threads in Python, for kernels that meet over the grid; Numba's simulator has one block for them.
+
+One thread runs at a time, from one barrier to the next, in an order that is chosen: if an order and its reverse, of threads and of
+blocks, lead to the same bytes, no thread reads between two barriers what another one writes. A block runs as far ahead of the
+others as the barriers over the grid let it. Threads of a block that wait at different barriers are an error, as is memory that
+is read before it is written: shared memory begins as NaN.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+
+class _Thread(threading.Thread):
+    """A kernel's thread: runs when it is told to, and says at which barrier it waits; None when it is done."""
+
+    def __init__(self, kernel: Callable[..., None], arguments: Sequence[Any], own: dict[str, Any], grid: Grid) -> None:
+        super().__init__(daemon=True)
+        self._kernel, self._arguments, self.own, self._grid = kernel, arguments, own, grid
+        self._go, self._stopped = threading.Semaphore(0), threading.Semaphore(0)
+        self.at: str | None = ""
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        self._go.acquire()
+        self._grid.local.thread = self
+        try:
+            with np.errstate(over="ignore"):  # 32-bit words go round
+                self._kernel(*self._arguments)
+        except BaseException as error:
+            self.error = error
+        self.at = None
+        self._stopped.release()
+
+    def wait(self, barrier: str) -> None:
+        self.at = barrier
+        self._stopped.release()
+        self._go.acquire()
+
+    def advance(self) -> None:
+        self._go.release()
+        self._stopped.acquire()
+        if self.error is not None:
+            raise self.error
+
+
+class Grid:
+    """What a kernel's file knows as ``numba.cuda``."""
+
+    def __init__(self) -> None:
+        self.local = threading.local()
+        self.shared = SimpleNamespace(array=lambda shape, kind: self._own("shared").view(str(kind)))
+        self.cg = SimpleNamespace(this_grid=lambda: SimpleNamespace(sync=lambda: self.local.thread.wait("grid")))
+
+    def jit(self, function: Any = None, **options: Any) -> Any:
+        return function or (lambda function: function)
+
+    def _own(self, name: str) -> Any:
+        return self.local.thread.own[name]
+
+    threadIdx = property(lambda self: SimpleNamespace(x=self._own("thread")))
+    blockIdx = property(lambda self: SimpleNamespace(x=self._own("block")))
+    blockDim = property(lambda self: SimpleNamespace(x=self._own("threads")))
+
+    def syncthreads(self) -> None:
+        self.local.thread.wait("block")
+
+    def launch(self, kernel: Any, n_blocks: int, n_threads: int, n_bytes: int, arguments: Any, step: int = 1) -> None:
+        """Run a kernel; with ``step`` -1 the last block and the last thread come first."""
+        blocks = []
+        for block in range(n_blocks):
+            shared = np.full(n_bytes, 255, np.uint8)  # NaN in every type of float
+            own = {"block": block, "threads": n_threads, "shared": shared}
+            blocks.append(
+                [_Thread(kernel, arguments, own | {"thread": thread}, self) for thread in range(n_threads)][::step]
+            )
+            for one in blocks[-1]:
+                one.start()
+        while any(one.at is not None for block in blocks for one in block):
+            for block in blocks[::step]:
+                barrier: str | None = "block"
+                while barrier == "block":
+                    for one in block:
+                        one.advance()
+                    (barrier,) = {one.at for one in block}  # all wait at the same one
+            assert len({block[0].at for block in blocks}) == 1
+        for block in blocks:
+            for one in block:
+                one.join()
+
+
+def loaded(file: Path, grid: Grid) -> ModuleType:
+    """A file of kernels in which ``cuda`` is a grid."""
+    module = ModuleType(file.stem)
+    source = file.read_text(encoding="utf-8")
+    line = "from numba import cuda, types\n"
+    assert line in source
+    module.__dict__["cuda"] = grid
+    exec(compile(source.replace(line, "from numba import types\n"), str(file), "exec"), module.__dict__)
+    return module
