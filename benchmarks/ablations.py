@@ -32,12 +32,20 @@ from markdown_tables import number, table
 
 ROWS = 3000
 VARIANTS: dict[str, dict[str, Any]] = {
+    "no linear pieces": {"pieces": 0},
+    "8 linear pieces": {"pieces": 8},
+    "32 linear pieces": {"pieces": 32},
+    "relu": {"activation": "relu"},
+    "selu": {"activation": "selu"},
+    "mish": {"activation": "mish"},
     "weight decay 0.02": {"weight_decay": 0.02},
+    "weight decay 3": {"weight_decay": 3.0},
+    "dropout 0.3": {"dropout": 0.3},
     "no label smoothing": {"label_smoothing": 0.0},
     "half the learning rate": {"learning_rate": 0.001},
     "twice the learning rate": {"learning_rate": 0.004},
-    "24 epochs, 1,000 steps": {"epochs": 24, "steps": 1000},
-    "mish": {"activation": "mish"},
+    "32 epochs, 2,000 steps": {"epochs": 32, "steps": 2000},
+    "three networks": {"members": 3},
 }
 """Name -> what differs from the preset."""
 
