@@ -55,7 +55,9 @@ def gradient(n: int, s: Any) -> None:
 @numba.njit(nogil=True)
 def update(n: int, s: Any) -> None:
     for _ in range(n):
-        updates.learn_from_groups(s[0], s[1], s[2], s[4].groups, s[4].lines[0], ZERO, ONE, updates.ADAM, s[9], s[11])
+        updates.learn_from_groups(
+            s[0], s[1], s[2], s[4].groups, s[4].lines[0], ZERO, ONE, updates.ADAM, s[9], s[12], s[11]
+        )
 
 
 def step_arrays() -> tuple[Any, ...]:
@@ -87,6 +89,7 @@ def step_arrays() -> tuple[Any, ...]:
         coefficients,
         terms,
         np.float32(0.0),
+        np.ones((2 * n, 2), np.float32),
     )
 
 

@@ -314,8 +314,13 @@ SLOTS = {
 }
 
 
-def update(optimizer, rate, t, name, w, g, slots):
-    """One parameter's new value; ``slots`` are changed in place. ``t`` is 1 in the first step of training."""
+def update(optimizer, rate, t, name, w, g, slots, factors=None):
+    """One parameter's new value; ``slots`` are changed in place. ``t`` is 1 in the first step of training.
+
+    ``factors`` are the parameter's own: of its learning rate, and of the weight decay, which else is for weights alone.
+    """
+    decay_rate = rate * (1.0 * name.endswith(".weights") if factors is None else factors[1])
+    rate = rate * (1.0 if factors is None else factors[0])
     rule = type(optimizer).__name__
     if rule == "SGD":
         return w - rate * g
@@ -329,8 +334,8 @@ def update(optimizer, rate, t, name, w, g, slots):
     m_hat = m / (1 - optimizer.beta_1**t)
     v_hat = v / (1 - optimizer.beta_2**t)
     step = rate * m_hat / (np.sqrt(v_hat) + optimizer.epsilon)
-    if rule == "AdamW" and name.endswith("weights"):  # the decay is decoupled from the gradient, and spares biases
-        step = step + rate * optimizer.weight_decay * w
+    if rule == "AdamW":  # the decay is decoupled from the gradient
+        step = step + decay_rate * optimizer.weight_decay * w
     return w - step
 
 
@@ -354,6 +359,7 @@ def train(
     weights=None,
     slots=None,
     first_step=0,
+    factors=None,
 ):
     """Mini-batch descent, one step for each row of the tables.
 
@@ -369,6 +375,7 @@ def train(
         weights: how much each row of X counts; None where all count 1.
         slots: what the optimizer keeps beside the parameters; None for zeros.
         first_step: how many steps of training came before.
+        factors: for each parameter's name, the factors of its learning rate and of its weight decay; None for none.
 
     Returns:
         parameters, slots, and the mean cost of each step's batch on the dropout path, without the penalty.
@@ -390,8 +397,9 @@ def train(
         costs.append(mean_cost)
         for name in parameters:
             parameters[name] = update(
-                optimizer, rates[step], first_step + step + 1, name, parameters[name], gradient[name], slots
-            )
+                optimizer, rates[step], first_step + step + 1, name, parameters[name], gradient[name], slots,
+                None if factors is None else factors[name],
+            )  # fmt: skip
     return parameters, slots, np.array(costs)
 
 

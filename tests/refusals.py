@@ -192,7 +192,8 @@ TRAINING = (
             "train": PAIR, "validation": PAIR[:4], "test": PAIR[:4],
             "epochs": COUNT, "mini_batch_size": (*COUNT, "7"),
             "optimizer": ("'adam'", "Adam", "0.1"), "cost": ("'quadratic'", "cross_entropy", "poisson"),
-            "l2": ("-1", "nan", "'0.1'"), "shuffle": FLAG, "drop_last": FLAG, "deterministic": FLAG, "dropout_scaling": ("'both'",),
+            "l2": ("-1", "nan", "'0.1'"),
+            "factors": ("0.5", "{'biases': 0.1}", "Factors({'bias': 0.1})"), "shuffle": FLAG, "drop_last": FLAG, "deterministic": FLAG, "dropout_scaling": ("'both'",),
             "monitor": ("'loss'", "'cost'"), "seed": SEED, **CHOICE, **PRECISION, "dtype": ("'float16'", "np.float32"),
             "callbacks": ("[3]", "print"), "time_budget": ("0", "'1h'"), "early_stopping": ("0", "5"),
             "checkpoint": ("3",), "resume": ("3", "'nothing'"), "checkpoint_every": ("'often'", "'0epochs'", "-1"),
@@ -222,6 +223,18 @@ TRAINING = (
     ),
     Call("Constant", {}, {"rate": RATE}),
     Call("Cosine", {"rate": "0.1"}, {"rate": RATE, "final": ("-0.1", "nan", "'0'")}),
+    Call("FlatCosine", {}, {"rate": RATE, "final": ("-0.1", "nan", "'0'"), "flat": FRACTION}),
+    Call(
+        "Factors", {},
+        {
+            "rates": ("0.1", "{'biases': -1}", "{'biases': nan}"), "decays": ("0.1", "{'weights': '1'}"), "decay": ("0.5",),
+            "dropout": ("0.5",),
+        },
+    ),
+    Call(
+        "fitted_parameters", {"model": "network.model", "X": "X", "seed": "0"},
+        {"model": ("network", "layers"), "X": ROWS, "seed": SEED, "dtype": ("'float16'",)},
+    ),
     Call("Step", {"rate": "0.1"}, {"rate": RATE, "factor": ("0", "-1", "nan", "inf"), "every": ("0", "nan")}),
     Call("Exponential", {"rate": "0.1"}, {"rate": RATE, "factor": ("0", "-1", "nan", "inf")}),
     Call("WarmUp", {"schedule": "Constant(0.1)"}, {"schedule": ("0.1", "Cosine"), "warm_up": ("0", "nan", "inf", "'1'")}),

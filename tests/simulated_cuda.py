@@ -54,6 +54,7 @@ def test_agreement():
         small(),
         small(tanh, p=(0.4, 0.5), scaling="training", l2=0.05),
         small(relu, p=(0.0, 0.5), optimizer=Momentum(0.05), weighted=True),
+        small(tanh, optimizer=AdamW(0.01, weight_decay=0.1), factors=({"biases": 0.1}, {"layers.0.biases": 3.0})),
         small(fcnet.gelu, p=(0.3, 0.0), optimizer=Nesterov(0.05), l2=0.02, batch=14),
         small(fcnet.leaky_relu, values, quadratic, Adam(0.01)),
         small(fcnet.elu, probabilities, cross_entropy, AdamW(0.01, weight_decay=0.1), l2=0.01, weighted=True),

@@ -49,7 +49,7 @@ from fcnet.engines.xla import XlaEngine
 from fcnet.initializers import glorot_uniform, zeros
 from fcnet.layers import FullyConnectedLayer, SoftmaxLayer, TableLayer
 from fcnet.model import Model
-from fcnet.optimizers import SGD, Adam, AdamW, Momentum, Nesterov
+from fcnet.optimizers import SGD, Adam, AdamW, Factors, Momentum, Nesterov
 
 ENGINES = [NativeEngine(), XlaEngine()]
 CPU = Placement("cpu")
@@ -85,6 +85,7 @@ class Case:
     weighted: bool = False
     seed: int = 0
     density: float = 1.0
+    factors: tuple[dict[str, float], dict[str, float]] | None = None
 
     @property
     def model(self) -> Model:
@@ -114,6 +115,7 @@ class Case:
             l2=np.full(self.n_steps, self.l2),
             dropout=np.tile([layer.p_dropout for layer in self.layers], (self.n_steps, 1)),
             keys=counters.key(self.seed, counters.Purpose.DROPOUT, np.arange(n_layers)[None, :], steps[:, None]),
+            factors=Factors(*(self.factors or ())).of(self.model),
         )
 
     def expected(self, part: Part | None = None) -> tuple[dict, dict, np.ndarray]:
@@ -133,6 +135,7 @@ class Case:
             optimizer=self.optimizer,
             scaling=self.scaling,
             weights=part.weights,
+            factors=self.factors and dict(zip(self.parameters(), plan.factors, strict=True)),
         )
 
 
@@ -183,6 +186,7 @@ def chunk_of(plan: Plan, start: int, n_steps: int, length: int) -> Plan:
         l2=cut(plan.l2, np.nan),
         dropout=cut(plan.dropout, 0.9),
         keys=cut(plan.keys, 1),
+        factors=plan.factors,
     )
 
 
@@ -380,6 +384,41 @@ def table_case(table: TableLayer, optimizer: Any, activation: Any = selu, **opti
 @pytest.mark.parametrize("table", TABLES, ids=repr)
 def test_tables(engine, dtype, table, optimizer):
     case = table_case(table, optimizer, l2=0.02, n_rows=57, n_steps=60, weighted=True)
+    may_support(engine, case.program(dtype))
+    assert_agrees(engine, case, dtype)
+
+
+@pytest.mark.parametrize("density", [0.1, 1.0], ids=["sparse", "dense"])
+@pytest.mark.parametrize("optimizer", [SGD(0.2), Momentum(0.02), Nesterov(0.02), Adam(0.003), AdamW(0.003)], ids=repr)
+@pytest.mark.parametrize("batch", [10, 64])
+def test_factors(engine, dtype, optimizer, density, batch):
+    """Every parameter has a rate and a decay of its own."""
+    layers = (
+        FullyConnectedLayer(20, 12, tanh, 0.0, glorot_uniform),
+        FullyConnectedLayer(12, 10, tanh, 0.2, glorot_uniform),
+        SoftmaxLayer(10, 3),
+    )
+    rates = {"weights": 0.5, "biases": 0.1, "layers.1.weights": 2.0, "layers.2.biases": 0.0}
+    decays = {"weights": 3.0, "layers.0.weights": 0.0, "layers.1.biases": 5.0}
+    case = Case(
+        layers,
+        log_likelihood,
+        optimizer,
+        l2=0.02,
+        n_steps=60,
+        n_rows=130,
+        batch=batch,
+        density=density,
+        factors=(rates, decays),
+    )
+    assert_agrees(engine, case, dtype)
+
+
+def test_factors_of_a_table(engine, dtype):
+    rates = {"weights": 0.3, "scales": 6.0, "blends": 0.1, "embeddings": 0.7, "frequencies": 0.2, "offsets": 3.0}
+    decays = {"weights": 1.0, "scales": 2.0, "embeddings": 0.5, "phases": 1.5}
+    optimizer = AdamW(0.003, beta_2=0.95, weight_decay=0.3)
+    case = table_case(TABLES[0], optimizer, n_steps=60, factors=(rates, decays))
     may_support(engine, case.program(dtype))
     assert_agrees(engine, case, dtype)
 
@@ -1153,6 +1192,7 @@ MUST_NOT_RECOMPILE = {
     "other rates": {"optimizer": AdamW(0.02, beta_1=0.5, epsilon=1e-3, weight_decay=0.3)},
     "Adam for AdamW": {"optimizer": Adam(0.02)},
     "another penalty": {"l2": 0.7},
+    "other factors": {"factors": ({"weights": 0.3}, {"biases": 2.0})},
     "another seed: parameters, batches, masks": {"seed": 12345},
     "fewer rows, of the same padded length": {"n_rows": 50},
 }

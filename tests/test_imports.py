@@ -25,6 +25,7 @@ ORDER = [
     "model",
     "optimizers",
     "data.arrays",
+    "fitted",
     "data.split",
     "data.files",
     "data.delimited",

@@ -11,6 +11,8 @@ import pytest
 
 import reference
 from fcnet.errors import InputError
+from fcnet.layers import FullyConnectedLayer, SoftmaxLayer, TableLayer
+from fcnet.model import Model
 from fcnet.optimizers import (
     OPTIMIZERS,
     SCHEDULES,
@@ -20,12 +22,15 @@ from fcnet.optimizers import (
     Constant,
     Cosine,
     Exponential,
+    Factors,
+    FlatCosine,
     Momentum,
     Nesterov,
     Step,
     WarmUp,
     as_schedule,
 )
+from fcnet.steps import Steps, penalty_per_mini_batches, same_order
 
 ALL = [
     SGD(0.1),
@@ -61,7 +66,7 @@ def test_rule(optimizer, name, dtype):
     assert table.shape == (60, len(rule.coefficients))
     for step in range(60):
         numbers = tuple(table[step].astype(dtype))
-        w, slots = rule.update(w, gradients[step], slots, numbers, name.endswith("weights"))
+        w, slots = rule.update(w, gradients[step], slots, rule.scaled(numbers, (1.0, 1.0 * name.endswith("weights"))))
         assert w.dtype == dtype
         assert all(slot.dtype == dtype for slot in slots)
         expected = reference.update(
@@ -78,8 +83,8 @@ def test_numpy_and_jax_agree(optimizer):
     rng = np.random.default_rng(0)
     w, g, *slots = rng.random((2 + len(optimizer.rule.slots), 5)).astype(np.float32)
     numbers = tuple(optimizer.coefficients(np.array([3]), np.array([0.1]))[0].astype(np.float32))
-    ours = optimizer.rule.update(w, g, slots, numbers, True)
-    theirs = jax.jit(optimizer.rule.update, static_argnums=4)(w, g, slots, numbers, True)
+    ours = optimizer.rule.update(w, g, slots, numbers)
+    theirs = jax.jit(optimizer.rule.update)(w, g, slots, numbers)
     for a, b in zip((ours[0], *ours[1]), (theirs[0], *theirs[1]), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5)
 
@@ -87,17 +92,20 @@ def test_numpy_and_jax_agree(optimizer):
 def test_first_steps_by_hand():
     w, g = np.array([1.0]), np.array([0.5])
 
-    def first(optimizer, decays=True):
+    def first(optimizer, *factors):
         numbers = optimizer.coefficients(np.array([0]), np.array([optimizer.learning_rate]))[0]
         slots = [np.zeros(1) for _ in optimizer.rule.slots]
-        return float(optimizer.rule.update(w, g, slots, numbers, decays)[0][0])
+        scaled = optimizer.rule.scaled(numbers, factors or (1.0, 1.0))
+        return float(optimizer.rule.update(w, g, slots, scaled)[0][0])
 
     assert first(SGD(0.1)) == pytest.approx(0.95)
     assert first(Momentum(0.1, 0.9)) == pytest.approx(0.95)
     assert first(Nesterov(0.1, 0.9)) == pytest.approx(1 - 0.05 * 1.9)
     assert first(Adam(0.1)) == pytest.approx(0.9)  # the corrections make the first step rate * sign(g)
     assert first(AdamW(0.1, weight_decay=0.5)) == pytest.approx(0.9 - 0.1 * 0.5)
-    assert first(AdamW(0.1, weight_decay=0.5), decays=False) == pytest.approx(0.9)
+    assert first(AdamW(0.1, weight_decay=0.5), 1.0, 0.0) == pytest.approx(0.9)
+    assert first(AdamW(0.1, weight_decay=0.5), 0.5, 2.0) == pytest.approx(0.95 - 0.1 * 0.5 * 2.0)
+    assert first(Momentum(0.1, 0.9), 0.5, 7.0) == pytest.approx(0.975)
 
 
 def test_adam_does_not_lose_one_minus_beta_in_float32():
@@ -163,6 +171,56 @@ def test_bad_weight_decay(decay):
         AdamW(0.1, weight_decay=decay)
 
 
+# --- Factors -----------------------------------------------------------------------------------------------------------
+
+MODEL = Model((TableLayer(2, scaled=True), FullyConnectedLayer(8, 3, parametric=True), SoftmaxLayer(3, 2)))
+
+
+def test_factors_by_kind_and_by_name():
+    factors = Factors({"biases": 0.1, "layers.2.biases": 0.0, "scales": 6}, {"scales": 2.0, "layers.1.weights": 0.5})
+    assert dict(zip([name for name, _ in MODEL.shapes()], factors.of(MODEL).tolist(), strict=True)) == {
+        "layers.0.frequencies": [1.0, 0.0],
+        "layers.0.phases": [1.0, 0.0],
+        "layers.0.amplitudes": [1.0, 0.0],
+        "layers.0.offsets": [1.0, 0.0],
+        "layers.0.scales": [6.0, 2.0],
+        "layers.1.weights": [1.0, 0.5],
+        "layers.1.biases": [0.1, 0.0],
+        "layers.1.blends": [1.0, 0.0],
+        "layers.2.weights": [1.0, 1.0],
+        "layers.2.biases": [0.0, 0.0],
+    }
+
+
+def test_bad_factors():
+    with pytest.raises(InputError, match=r"bias.*biases"):
+        Factors({"bias": 0.1}).of(MODEL)
+    for factor in (-1, math.nan, "1", None, math.inf):
+        with pytest.raises(InputError, match=r"^Factors: that of biases in decays must be a finite number, 0 or above"):
+            Factors(decays={"biases": factor})
+    with pytest.raises(InputError, match=r"^Factors: rates must be a dictionary of numbers by name, got 0\.1\.$"):
+        Factors(0.1)
+    with pytest.raises(
+        InputError, match=r"^Factors: dropout must be a schedule such as fcnet.FlatCosine\(\), got 0\.5"
+    ):
+        Factors(dropout=0.5)
+
+
+def test_factors_in_the_tables_of_an_epoch():
+    model = Model((FullyConnectedLayer(4, 3, p_dropout=0.5), SoftmaxLayer(3, 2)), "training")
+    factors = Factors({"biases": 0.1}, decay=FlatCosine(), dropout=FlatCosine(1.0, 0.5))
+    optimizer, order = AdamW(Cosine(0.1), weight_decay=0.3), same_order(8)
+    steps = Steps(8, 2, order, False, 0, 2, penalty_per_mini_batches(4.0, 4), model, optimizer, factors=factors)
+    rate = 0.05 * (1 + np.cos(np.pi * np.arange(8) / 8))
+    flat = np.array([1.0] * 5 + [0.5 * (1 + math.cos(math.pi * step / 4)) for step in (1, 2, 3)])
+    for epoch in (0, 1):
+        plan, here = steps.plan(epoch), slice(4 * epoch, 4 * epoch + 4)
+        np.testing.assert_allclose(plan.coefficients[:, -1], 0.3 * rate[here] * flat[here])
+        np.testing.assert_allclose(plan.l2, flat[here])
+        np.testing.assert_allclose(plan.dropout, np.outer(0.5 + 0.5 * flat[here], [0.5, 0.0]))
+        np.testing.assert_array_equal(plan.factors, [[1.0, 1.0], [0.1, 0.0]] * 2)
+
+
 # --- Schedules ---------------------------------------------------------------------------------------------------------
 
 
@@ -193,6 +251,13 @@ def test_warm_up():
     cosine = WarmUp(Cosine(0.4), 2)
     assert at(cosine, 1, 2, 6, 10) == pytest.approx([0.2, 0.4, 0.2, 0.0])
     assert np.isfinite(at(cosine, 0, 1, of=1.0)).all()
+
+
+def test_flat_cosine():
+    assert at(FlatCosine(0.4), 0, 5, 7.5, 10, 12) == pytest.approx([0.4, 0.4, 0.2, 0.0, 0.0])
+    assert at(FlatCosine(0.4, 0.1, 0.2), 2, 6, 10) == pytest.approx([0.4, 0.25, 0.1])
+    with pytest.raises(InputError, match=r"^FlatCosine: flat must lie in \[0, 1\), got 1"):
+        FlatCosine(flat=1)
 
 
 def test_as_schedule():

@@ -243,6 +243,7 @@ def test_from_one_folder_into_another(tmp_path):
         ({"dtype": "float64"}, "settings.dtype was float32, is float64"),
         ({"deterministic": True}, "settings.deterministic was False, is True"),
         ({"precision": "float32"}, "settings.precision was tf32, is float32"),
+        ({"factors": fcnet.Factors({"biases": 0.1})}, "settings.factors was None, is Factors; settings.factors.rates.biases was None, is 0.1"),
         ({"early_stopping": 3}, "settings.early_stopping was None, is 3"),
     ],
     ids=str,

@@ -929,3 +929,27 @@ def test_a_forked_child_trains():
         [sys.executable, "-W", "ignore", "-c", FORK], capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout.split() == ["0", "True"]
+
+
+# --- Factors ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_factor_of_zero_leaves_a_parameter_as_it_was(each_engine):
+    network, before = small(), small().arrays
+    fit(network, factors=fcnet.Factors({"biases": 0.0, "layers.1.biases": 1.0}), optimizer=fcnet.AdamW(0.1))
+    moved = {name: not np.array_equal(network.arrays[name], before[name]) for name in before}
+    assert moved == {
+        "layers.0.weights": True,
+        "layers.0.biases": False,
+        "layers.1.weights": True,
+        "layers.1.biases": True,
+    }
+
+
+def test_factors_that_are_none():
+    with pytest.raises(InputError, match=r"^factors must be fcnet\.Factors\(\.\.\.\), got 0\.5\.$"):
+        fit(factors=0.5)
+    with pytest.raises(InputError, match=r"layers\.7\.biases"):
+        fit(factors=fcnet.Factors({"layers.7.biases": 0.5}))
+    with pytest.raises(InputError, match=r"^A schedule of dropout needs dropout_scaling='training'"):
+        fit(factors=fcnet.Factors(dropout=fcnet.FlatCosine()), dropout_scaling="inference")

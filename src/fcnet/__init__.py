@@ -25,10 +25,11 @@ _HOMES = {
     "fcnet.data.sources": "load_data",
     "fcnet.estimators.multilayer": "MLPClassifier MLPRegressor",
     "fcnet.errors": "FcnetError InputError FileError DeviceError OutOfMemoryError DownloadError DivergenceError TrainingWarning",
+    "fcnet.fitted": "fitted_parameters",
     "fcnet.history": "EpochRecord History Observer",
     "fcnet.layers": "FullyConnectedLayer SoftmaxLayer TableLayer dropout_layer",
     "fcnet.network": "Network",
-    "fcnet.optimizers": ("SGD Momentum Nesterov Adam AdamW Constant Cosine Step Exponential WarmUp"),
+    "fcnet.optimizers": ("SGD Momentum Nesterov Adam AdamW Constant Cosine Step Exponential FlatCosine WarmUp Factors"),
     "fcnet.tabular.estimators": "TabularClassifier TabularRegressor",
     "fcnet.training": "train",
 }

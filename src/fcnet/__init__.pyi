@@ -40,6 +40,7 @@ from fcnet.errors import OutOfMemoryError as OutOfMemoryError
 from fcnet.errors import TrainingWarning as TrainingWarning
 from fcnet.estimators.multilayer import MLPClassifier as MLPClassifier
 from fcnet.estimators.multilayer import MLPRegressor as MLPRegressor
+from fcnet.fitted import fitted_parameters as fitted_parameters
 from fcnet.history import EpochRecord as EpochRecord
 from fcnet.history import History as History
 from fcnet.history import Observer as Observer
@@ -54,6 +55,8 @@ from fcnet.optimizers import AdamW as AdamW
 from fcnet.optimizers import Constant as Constant
 from fcnet.optimizers import Cosine as Cosine
 from fcnet.optimizers import Exponential as Exponential
+from fcnet.optimizers import Factors as Factors
+from fcnet.optimizers import FlatCosine as FlatCosine
 from fcnet.optimizers import Momentum as Momentum
 from fcnet.optimizers import Nesterov as Nesterov
 from fcnet.optimizers import Step as Step

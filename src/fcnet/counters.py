@@ -36,6 +36,7 @@ class Purpose(IntEnum):
     ORDER = 1
     DROPOUT = 2
     SPLIT = 3
+    FITTED = 4
 
 
 def threefry2x32(key: Words, counter: Words) -> Words:

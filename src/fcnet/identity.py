@@ -32,6 +32,8 @@ def describe(value: Any) -> Any:
         return value.item()
     if isinstance(value, list | tuple):
         return [describe(one) for one in value]
+    if isinstance(value, Mapping):
+        return {str(name): describe(one) for name, one in value.items()}
     if isinstance(value, type) or hasattr(value, "__qualname__"):
         return value.__qualname__
     if dataclasses.is_dataclass(value):

@@ -9,15 +9,16 @@ corrections. So a new rate or schedule never compiles anything.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fcnet.errors import InputError
+from fcnet.errors import InputError, unknown_name
+from fcnet.model import Model, is_weights
 
 Array = Any
 """A NumPy or JAX array, or one number of it."""
@@ -65,6 +66,28 @@ class Cosine:
     def __call__(self, epoch: Floats, epochs: float) -> Floats:
         """The rate at each step."""
         done = np.minimum(epoch / epochs, 1.0)
+        return self.final + (self.rate - self.final) * 0.5 * (1.0 + np.cos(math.pi * done))
+
+
+@dataclass(frozen=True)
+class FlatCosine:
+    """``rate`` for the first part ``flat`` of the run, then half a cosine down to ``final``: for weight decay and dropout, in RealMLP.
+
+    final + (rate - final) * (1 + cos(pi * s)) / 2, where s goes from 0 to 1 over the rest of the run.
+    """
+
+    rate: float = 1.0
+    final: float = 0.0
+    flat: float = 0.5
+
+    def __post_init__(self) -> None:
+        _check_rate(self.rate)
+        _check_rate(self.final)
+        _check_fraction(type(self).__name__, "flat", self.flat)
+
+    def __call__(self, epoch: Floats, epochs: float) -> Floats:
+        """The rate at each step."""
+        done = np.clip((epoch / epochs - self.flat) / (1.0 - self.flat), 0.0, 1.0)
         return self.final + (self.rate - self.final) * 0.5 * (1.0 + np.cos(math.pi * done))
 
 
@@ -150,42 +173,46 @@ class UpdateRule:
         name: as the command line knows it.
         slots: names of the arrays it keeps beside each parameter; they begin at zero.
         coefficients: names of the numbers it is given at each step.
-        update: (parameter, gradient, slots, coefficients, decays) -> (new parameter, new slots). ``decays`` tells weights,
-            which decoupled weight decay shrinks, from biases, which it leaves alone.
+        update: (parameter, gradient, slots, coefficients) -> (new parameter, new slots).
     """
 
     name: str
     slots: tuple[str, ...]
     coefficients: tuple[str, ...]
-    update: Callable[[Array, Array, Sequence[Array], Sequence[Array], bool], tuple[Array, tuple[Array, ...]]]
+    update: Callable[[Array, Array, Sequence[Array], Sequence[Array]], tuple[Array, tuple[Array, ...]]]
+
+    def scaled(self, numbers: Sequence[Array], factors: Array) -> tuple[Array, ...]:
+        """The coefficients for one parameter, by its factors of the learning rate and of the weight decay."""
+        by_name = {"rate": factors[0], "decay": factors[1]}
+        return tuple(
+            number * by_name[name] if name in by_name else number
+            for name, number in zip(self.coefficients, numbers, strict=True)
+        )
 
 
-def _sgd(w: Array, g: Array, slots: Sequence[Array], c: Sequence[Array], decays: bool) -> Any:
+def _sgd(w: Array, g: Array, slots: Sequence[Array], c: Sequence[Array]) -> Any:
     (rate,) = c
     return w - rate * g, ()
 
 
-def _momentum(w: Array, g: Array, slots: Sequence[Array], c: Sequence[Array], decays: bool) -> Any:
+def _momentum(w: Array, g: Array, slots: Sequence[Array], c: Sequence[Array]) -> Any:
     rate, momentum = c
     velocity = momentum * slots[0] - rate * g
     return w + velocity, (velocity,)
 
 
-def _nesterov(w: Array, g: Array, slots: Sequence[Array], c: Sequence[Array], decays: bool) -> Any:
+def _nesterov(w: Array, g: Array, slots: Sequence[Array], c: Sequence[Array]) -> Any:
     rate, momentum = c
     velocity = momentum * slots[0] - rate * g
     return w + momentum * velocity - rate * g, (velocity,)
 
 
-def _adam(w: Array, g: Array, slots: Sequence[Array], c: Sequence[Array], decays: bool) -> Any:
+def _adam(w: Array, g: Array, slots: Sequence[Array], c: Sequence[Array]) -> Any:
     rate, beta_1, gain_1, beta_2, gain_2, epsilon, first_correction, second_correction, decay = c
     first = beta_1 * slots[0] + gain_1 * g
     second = beta_2 * slots[1] + gain_2 * g * g
     root = (second * second_correction).__array_namespace__().sqrt(second * second_correction)
-    step = rate * (first * first_correction) / (root + epsilon)
-    if decays:
-        step = step + decay * w
-    return w - step, (first, second)
+    return w - (rate * (first * first_correction) / (root + epsilon) + decay * w), (first, second)
 
 
 SGD_RULE = UpdateRule("sgd", (), ("rate",), _sgd)
@@ -318,6 +345,71 @@ class Adam(AdamW):
     weight_decay: float = 0.0
 
 
+# --- Factors: parameters that learn faster or slower than others, decay and dropout that change over time ----------------
+
+
+@dataclass(frozen=True)
+class Factors:
+    """What learning rates, weight decay and dropout are multiplied by: for some of the parameters, and over time.
+
+    Names are those of all arrays of a kind, such as "biases", or of one array, such as "layers.0.biases", which counts before its
+    kind. None of these numbers is compiled.
+
+    Args:
+        rates: of the learning rate, by name; 1 where none is given.
+        decays: of AdamW's weight decay, by name: a parameter shrinks by learning rate * weight decay * this factor, and its factor
+            of the rate does not enter. Where none is given it is 1 for weights, 0 for others.
+        decay: a schedule for the weight decay and the L2 penalty, such as ``FlatCosine()``.
+        dropout: a schedule for the layers' dropout probabilities, from 0 to 1; under inverted dropout only.
+
+    Raises:
+        InputError: a factor that is not a finite number from 0 on, or a schedule that is none.
+    """
+
+    rates: Mapping[str, float] = field(default_factory=dict)
+    decays: Mapping[str, float] = field(default_factory=dict)
+    decay: Schedule | None = None
+    dropout: Schedule | None = None
+
+    def __post_init__(self) -> None:
+        for what in ("rates", "decays"):
+            if not isinstance(factors := getattr(self, what), Mapping):
+                raise InputError(f"Factors: {what} must be a dictionary of numbers by name, got {factors!r:.50}.")
+            for name, factor in factors.items():
+                if not isinstance(factor, Real) or not 0.0 <= factor < math.inf:  # type: ignore[operator]
+                    raise InputError(
+                        f"Factors: that of {name} in {what} must be a finite number, 0 or above, got {factor!r:.50}."
+                    )
+        for what in ("decay", "dropout"):
+            if (schedule := getattr(self, what)) is not None and not callable(schedule):
+                raise InputError(
+                    f"Factors: {what} must be a schedule such as fcnet.FlatCosine(), got {schedule!r:.50}."
+                )
+
+    def of(self, model: Model) -> Floats:
+        """Each parameter's factors of learning rate and weight decay, ``(n_parameters, 2)``, in the order of ``model.shapes()``.
+
+        Raises:
+            InputError: a name that no parameter has.
+        """
+        names = [name for name, _ in model.shapes()]
+        known = {*names, *map(_kind, names)}
+        for name in (*self.rates, *self.decays):
+            if name not in known:
+                raise unknown_name("parameter in factors", name, sorted(known))
+        rates = [_factor(name, self.rates, 1.0) for name in names]
+        decays = [_factor(name, self.decays, 1.0 if is_weights(name) else 0.0) for name in names]
+        return np.column_stack([rates, decays])
+
+
+def _kind(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def _factor(name: str, factors: Mapping[str, float], otherwise: float) -> float:
+    return float(factors.get(name, factors.get(_kind(name), otherwise)))
+
+
 def _check_fraction(owner: str, name: str, number: object) -> None:
     if not isinstance(number, Real) or not 0.0 <= float(number) < 1.0:
         raise InputError(f"{owner}: {name} must lie in [0, 1), got {number!r}.")
@@ -335,6 +427,7 @@ OPTIMIZERS: dict[str, type[SGD | Momentum | Nesterov | Adam | AdamW]] = {
 SCHEDULES: dict[str, Callable[[float], Schedule]] = {
     "constant": Constant,
     "cosine": Cosine,
+    "flat-cosine": FlatCosine,
     "step": Step,
     "exponential": Exponential,
     "warmup": lambda rate: WarmUp(Constant(rate)),

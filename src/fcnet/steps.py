@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fcnet import counters
 from fcnet.engines.contract import Plan
 from fcnet.model import Model
-from fcnet.optimizers import Optimizer, as_schedule
+from fcnet.optimizers import Factors, Optimizer, Schedule, as_schedule
 
 TABLE_NUMBERS = 1 << 22
 """At most so many row indices in the tables of one chunk."""
@@ -55,6 +55,7 @@ class Steps:
         optimizer: for its numbers and its schedule.
         rate_scale: what every scheduled learning rate is multiplied by.
         first_step: steps that the state has behind it. Optimizer and masks count on from it; epochs and schedules begin anew.
+        factors: of parameters that learn faster or slower, and of penalty, weight decay and dropout over time.
     """
 
     n_rows: int
@@ -68,6 +69,7 @@ class Steps:
     optimizer: Optimizer
     rate_scale: float = 1.0
     first_step: int = 0
+    factors: Factors = field(default_factory=Factors)
 
     @property
     def per_epoch(self) -> int:
@@ -89,6 +91,12 @@ class Steps:
         """The scheduled learning rate of one step of this run."""
         return float(self.rates(np.array([step]))[0])
 
+    def _scheduled(self, schedule: Schedule | None, steps: NDArray[np.int64]) -> NDArray[np.float64]:
+        """A schedule of factors, at each step of this run."""
+        if schedule is None:
+            return np.ones(len(steps))
+        return schedule(steps / self.per_epoch, float(self.epochs))
+
     def plan(self, epoch: int) -> Plan:
         """The tables of a whole epoch."""
         places = np.full(self.per_epoch * self.mini_batch_size, -1, np.int32)
@@ -102,13 +110,18 @@ class Steps:
             keys = counters.key(self.seed, counters.Purpose.DROPOUT, layer=layers, step=counted[:, None])
         else:  # no mask is drawn
             keys = np.zeros((self.per_epoch, len(p_dropout), 2), np.uint32)
+        coefficients = self.optimizer.coefficients(counted, self.rates(steps))
+        decay = self._scheduled(self.factors.decay, steps)
+        if "decay" in self.optimizer.rule.coefficients:
+            coefficients[:, self.optimizer.rule.coefficients.index("decay")] *= decay
         return Plan(
             n_steps=self.per_epoch,
             rows=rows,
-            coefficients=self.optimizer.coefficients(counted, self.rates(steps)),
-            l2=self.penalty(rows),
-            dropout=np.full((self.per_epoch, len(p_dropout)), p_dropout),
+            coefficients=coefficients,
+            l2=self.penalty(rows) * decay,
+            dropout=self._scheduled(self.factors.dropout, steps)[:, None] * np.array(p_dropout),
             keys=keys,
+            factors=self.factors.of(self.model),
         )
 
 
@@ -128,4 +141,5 @@ def cut(plan: Plan, start: int, n_steps: int, length: int) -> Plan:
             return piece
         return np.concatenate([piece, np.zeros((length - len(piece), *table.shape[1:]), table.dtype)])
 
-    return Plan(n_steps, some(plan.rows), some(plan.coefficients), some(plan.l2), some(plan.dropout), some(plan.keys))
+    tables = some(plan.rows), some(plan.coefficients), some(plan.l2), some(plan.dropout), some(plan.keys)
+    return Plan(n_steps, *tables, plan.factors)

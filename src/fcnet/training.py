@@ -33,7 +33,7 @@ from fcnet.layers import DropoutScaling
 from fcnet.loop import Loop, Parts
 from fcnet.memory import within_memory
 from fcnet.model import Model, rescale_for
-from fcnet.optimizers import SGD, Optimizer
+from fcnet.optimizers import SGD, Factors, Optimizer
 from fcnet.progress import Verbose, progress_observer
 from fcnet.steps import Steps, penalty_per_mini_batches, same_order, seeded_order
 
@@ -64,6 +64,7 @@ def train(
     optimizer: Optimizer = SGD(0.1),  # noqa: B008  (a frozen value)
     cost: Cost | None = None,
     l2: float = 0.0,
+    factors: Factors | None = None,
     shuffle: bool = True,
     drop_last: bool = False,
     dropout_scaling: DropoutScaling = "training",
@@ -101,6 +102,7 @@ def train(
         cost: such as ``fcnet.quadratic``; by default what pairs with the last layer: log-likelihood with softmax,
             cross-entropy with sigmoid, quadratic otherwise.
         l2: strength of the L2 penalty on weights (the book's lambda, per number of mini-batches as in the article).
+        factors: ``fcnet.Factors``: parameters that learn or decay faster or slower than others; schedules of decay and dropout.
         shuffle: a new order for every epoch; else the data's own.
         drop_last: leave out a short last mini-batch; else it is a step of its own.
         dropout_scaling: "training" (the field's inverted dropout) or "inference" (the article's), see ``fcnet.layers``.
@@ -178,7 +180,18 @@ def train(
     n_rows = parts.train.n_rows
     order = seeded_order(seed, n_rows) if shuffle else same_order(n_rows)
     penalty = penalty_per_mini_batches(l2, n_rows // mini_batch_size)
-    steps = Steps(n_rows, mini_batch_size, order, drop_last, seed, epochs, penalty, model, optimizer)
+    steps = Steps(
+        n_rows,
+        mini_batch_size,
+        order,
+        drop_last,
+        seed,
+        epochs,
+        penalty,
+        model,
+        optimizer,
+        factors=_check_factors(factors, model),
+    )
     keeper = as_keeper(checkpoint, resume, checkpoint_every)
     if not isinstance(callbacks, Sequence):
         raise InputError(f"callbacks must be a list of functions or observers, got {callbacks!r}. Write [callback].")
@@ -196,7 +209,7 @@ def train(
             if keeper is not checkpoint:
                 held.enter_context(keeper)
             settings = {
-                "layers": model.layers, "dropout_scaling": dropout_scaling, "cost": cost, "optimizer": optimizer, "l2": l2,
+                "layers": model.layers, "dropout_scaling": dropout_scaling, "cost": cost, "optimizer": optimizer, "l2": l2, "factors": factors,
                 "mini_batch_size": mini_batch_size, "shuffle": shuffle, "drop_last": drop_last, "seed": seed, "dtype": dtype, "precision": precision,
                 "monitor": monitor, "early_stopping": early_stopping, "engine": choice.engine.name, "on_nan": on_nan,
                 "device": str(replace(choice.placement, index=0)), "deterministic": deterministic,
@@ -268,6 +281,21 @@ def _check_settings(optimizer: object, l2: object, time_budget: object) -> None:
         raise InputError(f"The L2 strength must be a finite number, 0 or above, got {l2!r}.")
     if time_budget is not None and (not isinstance(time_budget, Real) or not float(time_budget) > 0):
         raise InputError(f"time_budget must be a number of seconds above 0, got {time_budget!r}.")
+
+
+def _check_factors(factors: object, model: Model) -> Factors:
+    """The factors, which fit the model; none where none are given."""
+    if not isinstance(factors, Factors | None):
+        raise InputError(f"factors must be fcnet.Factors(...), got {factors!r}.")
+    if factors is None:
+        return Factors()
+    factors.of(model)
+    if factors.dropout is not None and model.dropout_scaling == "inference":
+        raise InputError(
+            "A schedule of dropout needs dropout_scaling='training': under 'inference' the weights would mean another function in "
+            "each step."
+        )
+    return factors
 
 
 def check_cost(cost: object) -> Cost | None:

@@ -129,6 +129,8 @@ class Plan:
         l2: ``(length,)`` float64, c in the penalty 0.5 * c * sum(w^2).
         dropout: ``(length, n_layers)`` float64, the probability that an input of the layer is dropped.
         keys: ``(length, n_layers, 2)`` uint32, the key of each layer's dropout mask.
+        factors: ``(n_parameters, 2)`` float64, what the coefficients "rate" and "decay" are multiplied by for each parameter, in
+            the model's order; the same in all steps.
     """
 
     n_steps: int
@@ -137,6 +139,7 @@ class Plan:
     l2: NDArray[np.float64]
     dropout: NDArray[np.float64]
     keys: NDArray[np.uint32]
+    factors: NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)

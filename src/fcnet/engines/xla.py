@@ -163,9 +163,10 @@ class XlaEngine:
             tables = {name: np.swapaxes(table, 0, 1) for name, table in tables.items()}
         way = Way(self._steps_per_pass or STEPS_PER_PASS[run.placement.device], self._unroll, _mesh(run.placement))
         with _precision(program):
-            tables = jax.device_put(tables, _everywhere(run.placement))
+            factors = plan.factors.astype(program.dtype)
+            tables, factors = jax.device_put((tables, factors), _everywhere(run.placement))
             run.parameters, run.slots, costs, bad_step = self._compiled(_advance, run)(
-                program, way, run.parameters, run.slots, data.X, data.y, data.weights, tables, plan.n_steps
+                program, way, run.parameters, run.slots, data.X, data.y, data.weights, tables, factors, plan.n_steps
             )
             costs = np.asarray(costs, np.float64)[: plan.n_steps]
             bad_step = np.asarray(bad_step)
@@ -447,6 +448,7 @@ def _step(
     parameters: Parameters,
     slots: Slots,
     row: Tables,
+    factors: jax.Array,
     going: jax.Array,
 ) -> tuple[Parameters, Slots, jax.Array]:
     """One step: the new parameters and slots where it goes on and the cost is finite, the old ones where not."""
@@ -462,11 +464,11 @@ def _step(
     coefficients = tuple(row["coefficients"])
     new_parameters: Parameters = {}
     new_slots: Slots = {slot: {} for slot in program.rule.slots}
-    for name, parameter in parameters.items():
-        decays = is_weights(name)
-        g = gradient[name] + row["l2"] * parameter if decays else gradient[name]
+    for place, (name, _) in enumerate(program.model.shapes()):
+        parameter = parameters[name]
+        g = gradient[name] + row["l2"] * parameter if is_weights(name) else gradient[name]
         old = [slots[slot][name] for slot in program.rule.slots]
-        updated, new = program.rule.update(parameter, g, old, coefficients, decays)
+        updated, new = program.rule.update(parameter, g, old, program.rule.scaled(coefficients, factors[place]))
         new_parameters[name] = jnp.where(learns, updated, parameter)
         for slot, before, after in zip(program.rule.slots, old, new, strict=True):
             new_slots[slot][name] = jnp.where(learns, after, before)
@@ -496,6 +498,7 @@ def _advance(
     y: jax.Array,
     weights: jax.Array,
     tables: Tables,
+    factors: jax.Array,
     n_steps: int,
 ) -> tuple[Parameters, Slots, jax.Array, jax.Array]:
     """Steps 0 to n_steps - 1 of the tables, or until no member is left whose cost is finite."""
@@ -513,7 +516,7 @@ def _advance(
         i, parameters, slots, costs, bad_step = carry
         row = {name: table[jnp.minimum(i, length - 1)] for name, table in tables.items()}
         going = (i < n_steps) & (bad_step < 0)  # beyond the last step, and from a bad one on, all stays as it was
-        parameters, slots, cost = step(parameters, slots, row, going)
+        parameters, slots, cost = step(parameters, slots, row, factors, going)
         bad_step = jnp.where(going & ~jnp.isfinite(cost), i, bad_step)
         return i + 1, parameters, slots, costs.at[i].set(jnp.where(going, cost, jnp.nan)), bad_step
 

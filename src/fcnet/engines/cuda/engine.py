@@ -182,9 +182,11 @@ class CudaEngine:
                 f"{chip.shared_bytes:,}. Use engine='xla', or smaller mini-batches."
             )
         gain = 1.0 / (1.0 - plan.dropout) if program.model.dropout_scaling == "training" else np.ones_like(plan.dropout)
+        own = [np.stack(program.rule.scaled(tuple(plan.coefficients.T), factors), axis=-1) for factors in plan.factors]
+        coefficients = np.stack(own, axis=1)  # (length, n_parameters, n_coefficients)
         tables: tuple[NDArray[Any], ...] = (
             plan.rows,
-            plan.coefficients,
+            coefficients,
             plan.l2,
             gain,
             counters.drop_threshold(plan.dropout),

@@ -165,34 +165,37 @@ def _judge_of(T: Any, program: Program) -> Callable[..., Number]:
 
 
 def _learn_of(T: Any, program: Program) -> Callable[..., None]:
-    """(numbers, at, size, g, c, step, decays): the update of the parameter at ``at``, whose slots lie ``size`` and ``2 * size`` on."""
+    """(numbers, at, size, g, c, step, own): the update of the parameter at ``at``, whose slots lie ``size`` and ``2 * size`` on.
+
+    ``own`` is the array's place in the model's order, which has coefficients of its own.
+    """
 
     @cuda.jit(device=True)
-    def sgd(numbers: Any, at: int, size: int, g: Number, c: Any, step: int, decays: bool) -> None:
-        numbers[unsigned(at)] -= c[step, 0] * g
+    def sgd(numbers: Any, at: int, size: int, g: Number, c: Any, step: int, own: int) -> None:
+        numbers[unsigned(at)] -= c[step, own, 0] * g
 
     @cuda.jit(device=True)
-    def momentum(numbers: Any, at: int, size: int, g: Number, c: Any, step: int, decays: bool) -> None:
-        velocity = c[step, 1] * numbers[unsigned(at + size)] - c[step, 0] * g
+    def momentum(numbers: Any, at: int, size: int, g: Number, c: Any, step: int, own: int) -> None:
+        velocity = c[step, own, 1] * numbers[unsigned(at + size)] - c[step, own, 0] * g
         numbers[unsigned(at + size)] = velocity
         numbers[unsigned(at)] += velocity
 
     @cuda.jit(device=True)
-    def nesterov(numbers: Any, at: int, size: int, g: Number, c: Any, step: int, decays: bool) -> None:
-        velocity = c[step, 1] * numbers[unsigned(at + size)] - c[step, 0] * g
+    def nesterov(numbers: Any, at: int, size: int, g: Number, c: Any, step: int, own: int) -> None:
+        velocity = c[step, own, 1] * numbers[unsigned(at + size)] - c[step, own, 0] * g
         numbers[unsigned(at + size)] = velocity
-        numbers[unsigned(at)] += c[step, 1] * velocity - c[step, 0] * g
+        numbers[unsigned(at)] += c[step, own, 1] * velocity - c[step, own, 0] * g
 
     @cuda.jit(device=True)
-    def adam(numbers: Any, at: int, size: int, g: Number, c: Any, step: int, decays: bool) -> None:
+    def adam(numbers: Any, at: int, size: int, g: Number, c: Any, step: int, own: int) -> None:
         w = numbers[unsigned(at)]
-        first = c[step, 1] * numbers[unsigned(at + size)] + c[step, 2] * g
-        second = c[step, 3] * numbers[unsigned(at + 2 * size)] + c[step, 4] * g * g
+        first = c[step, own, 1] * numbers[unsigned(at + size)] + c[step, own, 2] * g
+        second = c[step, own, 3] * numbers[unsigned(at + 2 * size)] + c[step, own, 4] * g * g
         numbers[unsigned(at + size)], numbers[unsigned(at + 2 * size)] = first, second
-        change = c[step, 0] * (first * c[step, 6]) / (T(math.sqrt(second * c[step, 7])) + c[step, 5])
-        if decays:
-            change += c[step, 8] * w
-        numbers[unsigned(at)] = w - change
+        change = (
+            c[step, own, 0] * (first * c[step, own, 6]) / (T(math.sqrt(second * c[step, own, 7])) + c[step, own, 5])
+        )
+        numbers[unsigned(at)] = w - (change + c[step, own, 8] * w)
 
     return {"sgd": sgd, "momentum": momentum, "nesterov": nesterov, "adam": adam}[program.rule.name]
 
@@ -454,14 +457,14 @@ def kernel_of(program: Program, labels: bool) -> Any:
                 g = l2[step] * shared[unsigned(w2 + q)]
                 for r in range(batch):
                     g += shared[unsigned(a_at + r * n_hidden + h)] * shared[unsigned(d2_at + r * n_out + j)]
-                learn(shared, w2 + q, size, g, c, step, True)
+                learn(shared, w2 + q, size, g, c, step, 2)
                 q += n_threads
             j = thread
             while j < n_out:
                 g = zero
                 for r in range(batch):
                     g += shared[unsigned(d2_at + r * n_out + j)]
-                learn(shared, b2 + j, size, g, c, step, False)
+                learn(shared, b2 + j, size, g, c, step, 3)
                 j += n_threads
             for u in range(own):
                 i = thread
@@ -469,14 +472,14 @@ def kernel_of(program: Program, labels: bool) -> Any:
                     g = l2[step] * shared[unsigned(w1 + u * n_in + i)]
                     for r in range(batch):
                         g += shared[unsigned(x + r * n_in + i)] * shared[unsigned(d1_at + r * units + u)]
-                    learn(shared, w1 + u * n_in + i, size, g, c, step, True)
+                    learn(shared, w1 + u * n_in + i, size, g, c, step, 0)
                     i += n_threads
             u = thread
             while u < own:
                 g = zero
                 for r in range(batch):
                     g += shared[unsigned(d1_at + r * units + u)]
-                learn(shared, b1 + u, size, g, c, step, False)
+                learn(shared, b1 + u, size, g, c, step, 1)
                 u += n_threads
             cuda.syncthreads()
             if buffers == 1 and step + 1 < n_steps:

@@ -54,6 +54,7 @@ def warm_up() -> None:
         l2=np.zeros(N_STEPS),
         dropout=np.zeros((N_STEPS, layers)),
         keys=np.zeros((N_STEPS, layers, 2), np.uint32),
+        factors=np.ones((2 * layers, 2)),
     )
     dtypes: tuple[Dtype, ...] = ("float32", "float64")
     for dtype in dtypes:
@@ -72,7 +73,7 @@ def compile_last_first(dtype: Dtype) -> None:
     layout, (work, *_) = trial.engine.room(trial.run, N_ROWS, trial.data)
     lines, parameters, slots = layout.lines, trial.run.parameters[0], trial.run.slots[0]
     batch, rates, none = np.zeros((N_ROWS, 2), np.int64), np.zeros(1, dtype), parameters.dtype.type(0.0)
-    rule: Any = (updates.SGD, rates, none)
+    rule: Any = (updates.SGD, rates, np.ones((2 * len(MODEL.layers), 2), dtype), none)
     updates.learn_lines(lines, ZERO, parameters, slots, trial.data.arrays, work, batch, ZERO, ZERO, ONE, *rule)
     updates.learn_from_groups(lines, parameters, slots, work.groups[:1], work.lines[0], ZERO, ONE, *rule)
     updates.gradient_of_rows(lines, work.rows, ZERO, ZERO, parameters)

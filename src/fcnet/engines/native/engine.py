@@ -135,6 +135,7 @@ class NativeEngine:
             gain.astype(dtype),
             counters.drop_threshold(plan.dropout),
             plan.keys,
+            plan.factors.astype(dtype),
             0.0,
         )
         if program.members is None:
@@ -263,6 +264,7 @@ class NativeEngine:
             np.tile(run.gain, (steps, 1)),
             np.zeros((steps, layers), np.uint32),
             np.zeros((steps, layers, 2), np.uint32),
+            np.ones((2 * layers, 2), dtype),
             float(data.arrays.weights.sum()),
         )
         parameters, gradient = run.parameters[0], np.zeros((1, layout.n_parameters), dtype)

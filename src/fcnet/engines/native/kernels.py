@@ -125,9 +125,9 @@ def advance(layout: Any, parameters: Any, slots: Any, data: Any, tables: Any, wo
             return step
         c, l2 = tables.coefficients[step], tables.l2[step]
         if n_groups:
-            learn_from_groups(layout, parameters, slots, work.groups, work.lines[thread], thread, n_threads, rule, c, l2)  # fmt: skip
+            learn_from_groups(layout, parameters, slots, work.groups, work.lines[thread], thread, n_threads, rule, c, tables.factors, l2)  # fmt: skip
         else:
-            learn_lines(layout, ZERO, parameters, slots, data, work, batch, n, thread, n_threads, rule, c, l2)
+            learn_lines(layout, ZERO, parameters, slots, data, work, batch, n, thread, n_threads, rule, c, tables.factors, l2)  # fmt: skip
         passed = _wait(work.barrier, passed, n_threads)
     return -1
 
@@ -182,10 +182,10 @@ def advance_by_units(layout: Any, parameters: Any, slots: Any, data: Any, tables
             bad = step
             break
         backward(layout, mine, rows, work.turned[0], ZERO, n)
-        learn_lines(layout, ONE, mine, my_slots, data, work, batch, n, ZERO, ONE, rule, c, l2)
+        learn_lines(layout, ONE, mine, my_slots, data, work, batch, n, ZERO, ONE, rule, c, tables.factors, l2)  # fmt: skip
         gradient_of_biases(line, rows, ZERO, n, f[:out_pad])
-        update(rule, mine[b_at : b_at + out_pad], f[:out_pad], my_slots, b_at, c, none, ZERO)
-        learn_sparse(w_at, width, line[D_AT] + first, out_pad, ZERO, data.splits.shape[1] - 1, mine, my_slots, data, work, batch, n, rule, c, l2)  # fmt: skip
+        update(rule, mine[b_at : b_at + out_pad], f[:out_pad], my_slots, b_at, c, tables.factors[1], none)
+        learn_sparse(w_at, width, line[D_AT] + first, out_pad, ZERO, data.splits.shape[1] - 1, mine, my_slots, data, work, batch, n, rule, c, tables.factors[0], l2)  # fmt: skip
     _put_back(line, first, last, thread, mine, parameters)
     for k in range(slots.shape[0]):
         _put_back(line, first, last, thread, my_slots[k], slots[k])

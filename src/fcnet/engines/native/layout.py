@@ -52,6 +52,7 @@ class Tables(NamedTuple):
     gain: NDArray[Any]
     thresholds: NDArray[np.uint32]
     keys: NDArray[np.uint32]
+    factors: NDArray[Any]  # (n_parameters, 2): each layer's weights, then its biases
     total: float  # what row weights are divided by; 0 for their sum in each batch
 
 

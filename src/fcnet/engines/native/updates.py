@@ -24,11 +24,11 @@ TILE_NUMBERS = 4096
 
 
 @jit(fastmath=False)  # each number is rounded alike, whichever part of a vector loop does it
-def update(rule: int, w: Any, g: Any, slots: Any, at: int, c: Any, l2: Any, decays: int) -> None:
+def update(rule: int, w: Any, g: Any, slots: Any, at: int, c: Any, factors: Any, l2: Any) -> None:
     """The update rules of ``fcnet.optimizers``, on a run of numbers; ``slots`` is ``(n_slots, all)``, the run's part at ``at``."""
-    n = w.shape[0]
+    n, rate = w.shape[0], c[0] * factors[0]
     if rule == SGD:
-        rate, shrink = c[0], w.dtype.type(1.0) - c[0] * l2
+        shrink = w.dtype.type(1.0) - rate * l2
         for j in range(n):
             w[j] = shrink * w[j] - rate * g[j]
     elif rule == GRADIENT:
@@ -37,19 +37,19 @@ def update(rule: int, w: Any, g: Any, slots: Any, at: int, c: Any, l2: Any, deca
             total[j] += g[j] + l2 * w[j]
     elif rule == ADAM:
         m, v = slots[0, at : at + n], slots[1, at : at + n]
-        decay = c[8] if decays else w.dtype.type(0.0)
+        decay = c[8] * factors[1]
         for j in range(n):
             gradient = g[j] + l2 * w[j]
             m[j] = c[1] * m[j] + c[2] * gradient
             v[j] = c[3] * v[j] + c[4] * gradient * gradient
-            w[j] -= c[0] * (m[j] * c[6]) / (np.sqrt(v[j] * c[7]) + c[5]) + decay * w[j]
+            w[j] -= rate * (m[j] * c[6]) / (np.sqrt(v[j] * c[7]) + c[5]) + decay * w[j]
     else:
         v = slots[0, at : at + n]
         look_ahead = rule == NESTEROV
         for j in range(n):
             gradient = g[j] + l2 * w[j]
-            v[j] = c[1] * v[j] - c[0] * gradient
-            w[j] += c[1] * v[j] - c[0] * gradient if look_ahead else v[j]
+            v[j] = c[1] * v[j] - rate * gradient
+            w[j] += c[1] * v[j] - rate * gradient if look_ahead else v[j]
 
 
 # --- Gradients over rows first to first + n of a batch ------------------------------------------------------------------
@@ -101,7 +101,7 @@ def gradient_of_rows(layout: Any, rows: Any, first: int, n: int, g: Any) -> None
 
 
 @jit()
-def learn_lines(layout: Any, start: int, parameters: Any, slots: Any, data: Any, work: Any, batch: Any, n: int, thread: int, n_threads: int, rule: int, c: Any, l2: Any) -> None:  # fmt: skip
+def learn_lines(layout: Any, start: int, parameters: Any, slots: Any, data: Any, work: Any, batch: Any, n: int, thread: int, n_threads: int, rule: int, c: Any, factors: Any, l2: Any) -> None:  # fmt: skip
     """One thread's lines of the weights of layers ``start`` on: their gradient over the batch's n rows, and their update.
 
     A few lines at a time, so that the gradient never leaves the cache.
@@ -114,9 +114,9 @@ def learn_lines(layout: Any, start: int, parameters: Any, slots: Any, data: Any,
             at, end = line[B_AT], line[B_AT] + line[OUT_PAD]
             g = scratch[: end - at]
             gradient_of_biases(line, rows, ZERO, n, g)
-            update(rule, parameters[at:end], g, slots, at, c, none, ZERO)
+            update(rule, parameters[at:end], g, slots, at, c, factors[2 * layer + 1], none)
         if layer == 0 and data.dense.shape[0] == 0 and not line[HAS_DROPOUT]:
-            learn_sparse(line[W_AT], line[OUT_PAD], line[D_AT], line[OUT_PAD], thread, thread + 1, parameters, slots, data, work, batch, n, rule, c, l2)  # fmt: skip
+            learn_sparse(line[W_AT], line[OUT_PAD], line[D_AT], line[OUT_PAD], thread, thread + 1, parameters, slots, data, work, batch, n, rule, c, factors[ZERO], l2)  # fmt: skip
             continue
         n_lines, width = _n_lines(line), _width(line)
         first, last = n_lines * thread // n_threads, n_lines * (thread + 1) // n_threads
@@ -126,11 +126,11 @@ def learn_lines(layout: Any, start: int, parameters: Any, slots: Any, data: Any,
             at, end = line[W_AT] + i * width, line[W_AT] + (i + m) * width
             g = scratch[: end - at]
             _of_lines(line, rows, ZERO, n, i, m, g, ZERO)
-            update(rule, parameters[at:end], g, slots, at, c, l2, ONE)
+            update(rule, parameters[at:end], g, slots, at, c, factors[2 * layer], l2)
 
 
 @jit()
-def learn_sparse(w_at: int, width: int, d_at: int, d_row: int, first: int, last: int, parameters: Any, slots: Any, data: Any, work: Any, batch: Any, n: int, rule: int, c: Any, l2: Any) -> None:  # fmt: skip
+def learn_sparse(w_at: int, width: int, d_at: int, d_row: int, first: int, last: int, parameters: Any, slots: Any, data: Any, work: Any, batch: Any, n: int, rule: int, c: Any, factors: Any, l2: Any) -> None:  # fmt: skip
     """The first layer's weights, from rows as lists of nonzero numbers: the inputs of threads ``first`` to ``last``.
 
     The weights begin at w_at, with lines of ``width`` numbers; row r's errors at d_at + r * d_row.
@@ -139,22 +139,24 @@ def learn_sparse(w_at: int, width: int, d_at: int, d_row: int, first: int, last:
     begin, end = cuts[first] * width, cuts[last] * width
     at, w = w_at + begin, parameters[w_at + begin : w_at + end]
     direct = rule == SGD  # the lines of inputs that are zero learn nothing, and are left alone
-    into, into_at, factor = (parameters, w_at, -c[0]) if direct else (work.gradient, ZERO, c.dtype.type(1.0))
+    into, into_at, factor = (
+        (parameters, w_at, -c[0] * factors[0]) if direct else (work.gradient, ZERO, c.dtype.type(1.0))
+    )
     if not direct:
         into[begin:end] = c.dtype.type(0.0)
     elif l2 != 0:
-        shrink = c.dtype.type(1.0) - c[0] * l2
+        shrink = c.dtype.type(1.0) - c[0] * factors[0] * l2
         for j in range(end - begin):
             w[j] *= shrink
     for r in range(n):
         p, q = data.splits[batch[r, 0], first], data.splits[batch[r, 0], last]
         change_lines(data.values, data.columns, p, q, factor, work.rows, d_at + r * d_row, into, into_at, width)
     if not direct:
-        update(rule, w, into[begin:end], slots, at, c, l2, ONE)
+        update(rule, w, into[begin:end], slots, at, c, factors, l2)
 
 
 @jit()
-def learn_from_groups(layout: Any, parameters: Any, slots: Any, groups: Any, scratch: Any, thread: int, n_threads: int, rule: int, c: Any, l2: Any) -> None:  # fmt: skip
+def learn_from_groups(layout: Any, parameters: Any, slots: Any, groups: Any, scratch: Any, thread: int, n_threads: int, rule: int, c: Any, factors: Any, l2: Any) -> None:  # fmt: skip
     """One thread's share of all parameters: the sum of the groups' gradients, ``(n_groups, n_parameters)``, and the update."""
     none = parameters.dtype.type(0.0)
     for layer in range(layout.shape[0]):
@@ -163,7 +165,7 @@ def learn_from_groups(layout: Any, parameters: Any, slots: Any, groups: Any, scr
             at, end = line[B_AT], line[B_AT] + line[OUT_PAD]
             g = scratch[: end - at]
             _sum(groups, at, end, g)
-            update(rule, parameters[at:end], g, slots, at, c, none, ZERO)
+            update(rule, parameters[at:end], g, slots, at, c, factors[2 * layer + 1], none)
         n_lines, width = _n_lines(line), _width(line)
         first, last = n_lines * thread // n_threads, n_lines * (thread + 1) // n_threads
         some = max(1, TILE_NUMBERS // width)
@@ -171,7 +173,7 @@ def learn_from_groups(layout: Any, parameters: Any, slots: Any, groups: Any, scr
             at, end = line[W_AT] + i * width, line[W_AT] + min(last, i + some) * width
             g = scratch[: end - at]
             _sum(groups, at, end, g)
-            update(rule, parameters[at:end], g, slots, at, c, l2, ONE)
+            update(rule, parameters[at:end], g, slots, at, c, factors[2 * layer], l2)
 
 
 @jit()
