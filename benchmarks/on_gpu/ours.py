@@ -185,6 +185,20 @@ def agreement(bench: Bench) -> Iterator[Figure]:
 # --- What they take -----------------------------------------------------------------------------------------------------
 
 
+ONE_GRAPH = {
+    "xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,DYNAMIC_SLICE_FUSION,WHILE",
+    "xla_gpu_command_buffer_unroll_loops": True,
+    "xla_gpu_graph_min_graph_size": 1,
+}
+"""XLA's options for a pass as one CUDA graph, in which its steps stand one after the other."""
+WAYS: dict[str, dict[str, Any]] = {
+    "passes of 16": {},
+    "passes of 16, each one graph": {"options": ONE_GRAPH},
+    "a look before each step": {"steps_per_pass": 1},
+}
+"""Ways to run the general engine: ``XlaEngine``'s own arguments."""
+
+
 def nielsen(bench: Bench) -> Iterator[Figure]:
     """784-100-10, batch 10: a step, with each way to run it."""
     sizes, n_rows, what = bench.sizes(ARTICLE), bench.count(50_000, 100), "784-100-10, batch 10"
@@ -196,15 +210,13 @@ def nielsen(bench: Bench) -> Iterator[Figure]:
             yield _measured(
                 bench, what, who, lambda b=blocks, t=threads: make(CudaEngine(b, t)), 1e6, "µs a step", **more
             )  # type: ignore[misc]
-    ways: dict[str, dict[str, Any]] = {
-        "passes of 16": {},
-        "a look before each step": {"steps_per_pass": 1},
+    ways = {
+        **WAYS,
         "passes of 64": {"steps_per_pass": 64},
-        "command buffers": {"options": {"xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,DYNAMIC_SLICE_FUSION,WHILE", "xla_gpu_graph_min_graph_size": 1}},
-        "no command buffers": {"options": {"xla_gpu_enable_command_buffer": ""}},
+        "passes of 64, each one graph": {"steps_per_pass": 64, "options": ONE_GRAPH},
+        "no graphs": {"options": {"xla_gpu_enable_command_buffer": ""}},
         "16 steps side by side": {"steps_per_pass": 16, "unroll": 16},
-        "16 side by side in command buffers": {"steps_per_pass": 16, "unroll": 16, "options": {"xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,DYNAMIC_SLICE_FUSION", "xla_gpu_graph_min_graph_size": 1}},
-    }  # fmt: skip
+    }
     for name, way in ways.items():
         yield _measured(bench, what, f"fcnet xla, {name}", lambda w=way: make(XlaEngine(**w)), 1e6, "µs a step", **more)  # type: ignore[misc]
 
@@ -268,7 +280,7 @@ def online(bench: Bench) -> Iterator[Figure]:
     weights = n_weights(sizes)
     more: dict[str, Any] = bench.roofline("841-...-10, batch 1", "float32", 1e6) | {"goal": ">= 1.5e11 weights/s"}
     for precision in ("tf32", "bf16"):
-        for name, way in {"passes of 16": {}, "a look before each step": {"steps_per_pass": 1}}.items():
+        for name, way in WAYS.items():
             make = functools.partial(
                 Training, XlaEngine(**way), bench.device, sizes, 1, n_rows, activation=fcnet.tanh, precision=precision,
                 optimizer=optimizers.SGD(0.001),
@@ -283,13 +295,13 @@ def online(bench: Bench) -> Iterator[Figure]:
 def dropout(bench: Bench) -> Iterator[Figure]:
     """784-1024-1024-10, dropout 0.5, batch 128."""
     sizes = bench.sizes(WIDE)
-    for precision in ("tf32", "bf16"):
+    for precision, (name, way) in itertools.product(("tf32", "bf16"), list(WAYS.items())[:2]):
         make = functools.partial(
-            Training, XlaEngine(), bench.device, sizes, 128, bench.count(49_920, 512), activation=fcnet.relu, p_dropout=0.5,
+            Training, XlaEngine(**way), bench.device, sizes, 128, bench.count(49_920, 512), activation=fcnet.relu, p_dropout=0.5,
             precision=precision,
         )  # fmt: skip
         more: dict[str, Any] = bench.roofline("784-1024-1024-10, dropout, batch 128", precision, 1e6)
-        yield _measured(bench, "784-1024-1024-10, dropout, batch 128", f"fcnet xla, {precision}", make, 1e6, "µs a step", **more)  # fmt: skip
+        yield _measured(bench, "784-1024-1024-10, dropout, batch 128", f"fcnet xla, {precision}, {name}", make, 1e6, "µs a step", **more)  # fmt: skip
 
 
 def inference(bench: Bench) -> Iterator[Figure]:
