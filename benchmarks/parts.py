@@ -20,7 +20,7 @@ from fcnet.costs import log_likelihood
 from fcnet.data.arrays import Part
 from fcnet.engines.contract import Placement, Program, initial_state
 from fcnet.engines.native import costs, engine, passes, updates
-from fcnet.engines.native.layout import zeros
+from fcnet.engines.native.layout import KINDS, zeros
 
 SIZES, BATCH, GROUPS = (20, 64, 64, 2), 256, 4
 REPEATS = 2_000
@@ -71,7 +71,7 @@ def step_arrays() -> tuple[Any, ...]:
     X, y = rng.normal(size=(BATCH, SIZES[0])), rng.integers(SIZES[-1], size=BATCH)
     data = native.put(Part(X, y), program, placement)
     run = native.start(program, initial_state(program, network.arrays), placement)
-    layout, works = native._room(run, BATCH, data)
+    layout, works = native.room(run, BATCH, data)
     work = works[0]._replace(groups=zeros((GROUPS, layout.n_parameters), "float32"))
     batch = np.stack([np.arange(BATCH)] * 2, axis=1)
     n = len(network.layers)
@@ -89,7 +89,7 @@ def step_arrays() -> tuple[Any, ...]:
         coefficients,
         terms,
         np.float32(0.0),
-        np.ones((2 * n, 2), np.float32),
+        np.ones((n, KINDS, 2), np.float32),
     )
 
 

@@ -14,10 +14,10 @@ from fcnet.engines.native import engine
 
 REPORT = """
 import json, sys
-from fcnet.engines.native import ahead, costs, elementary, kernels, matrices, passes, updates
+from fcnet.engines.native import ahead, costs, elementary, kernels, matrices, passes, tables, updates
 {call}
 found = {{}}
-for module in (costs, elementary, kernels, matrices, passes, updates):
+for module in (costs, elementary, kernels, matrices, passes, tables, updates):
     for name, function in vars(module).items():
         if hasattr(function, "stats"):
             found[name] = [len(function.stats.cache_hits), len(function.stats.cache_misses)]

@@ -739,6 +739,24 @@ def test_number_of_threads_changes_no_byte(monkeypatch, dtype, way, optimizer):
         assert_same_bytes(state, states[0])
 
 
+@pytest.mark.parametrize("batch", [12, 100])
+@pytest.mark.parametrize("table", TABLES, ids=repr)
+def test_number_of_threads_changes_no_byte_of_a_table(monkeypatch, dtype, table, batch):
+    """Neither in its columns of waves, nor in its lines of embeddings, scales and blends."""
+    monkeypatch.setattr(native, "THREAD_OPERATIONS", 1)
+    monkeypatch.setattr(native, "START_OPERATIONS", 1)
+    optimizer = AdamW(0.003, beta_2=0.95, weight_decay=0.1)
+    case = table_case(table, optimizer, mish, l2=0.01, n_rows=157, batch=batch, n_steps=50)
+    program, part, states = case.program(dtype), case.part(), []
+    for threads in (1, 2, 3, 7):
+        engine, placement = NativeEngine(), Placement("cpu", threads=threads)
+        run = engine.start(program, initial_state(program, case.parameters()), placement)
+        engine.advance(run, engine.put(part, program, placement), case.plan())
+        states.append(engine.snapshot(run))
+    for state in states[1:]:
+        assert_same_bytes(state, states[0])
+
+
 def test_number_of_threads_changes_no_output(monkeypatch):
     """Threads share out blocks of rows."""
     monkeypatch.setattr(native, "START_OPERATIONS", 1)

@@ -16,6 +16,7 @@ from fcnet.data.arrays import Part
 from fcnet.engines.contract import Dtype, Placement, Plan, Program, initial_state
 from fcnet.engines.native import passes, updates
 from fcnet.engines.native.engine import UNITS, NativeEngine, Run, compile_beside
+from fcnet.engines.native.layout import KINDS
 from fcnet.engines.native.matrices import ONE, ZERO
 from fcnet.engines.native.rows import NativeData
 from fcnet.layers import FullyConnectedLayer, SoftmaxLayer
@@ -73,7 +74,7 @@ def compile_last_first(dtype: Dtype) -> None:
     layout, (work, *_) = trial.engine.room(trial.run, N_ROWS, trial.data)
     lines, parameters, slots = layout.lines, trial.run.parameters[0], trial.run.slots[0]
     batch, rates, none = np.zeros((N_ROWS, 2), np.int64), np.zeros(1, dtype), parameters.dtype.type(0.0)
-    rule: Any = (updates.SGD, rates, np.ones((2 * len(MODEL.layers), 2), dtype), none)
+    rule: Any = (updates.SGD, rates, np.ones((len(MODEL.layers), KINDS, 2), dtype), none)
     updates.learn_lines(lines, ZERO, parameters, slots, trial.data.arrays, work, batch, ZERO, ZERO, ONE, *rule)
     updates.learn_from_groups(lines, parameters, slots, work.groups[:1], work.lines[0], ZERO, ONE, *rule)
     updates.gradient_of_rows(lines, work.rows, ZERO, ZERO, parameters)

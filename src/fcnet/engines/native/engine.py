@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +21,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnet import counters
+from fcnet.activations import softmax
 from fcnet.data.arrays import Part, Rows, is_sparse
 from fcnet.engines.contract import Dtype, Metrics, Placement, Plan, Program, Report, TrainState, accuracy_rule
 from fcnet.engines.native import kernels
 from fcnet.engines.native.costs import CODES, ROWS, constants_of
 from fcnet.engines.native.elementary import ACTIVATIONS
-from fcnet.engines.native.layout import IN_PAD, N_IN, N_OUT, OUT_PAD, ROOM, Layout, Tables, Work, zeros
+from fcnet.engines.native.layout import (
+    IN_PAD,
+    IS_TABLE,
+    KINDS,
+    N_IN,
+    N_OUT,
+    N_SUMS,
+    N_WAVES,
+    OUT_PAD,
+    ROOM,
+    TABLE_ROWS,
+    WIDE,
+    Layout,
+    Tables,
+    Work,
+    ordered_factors,
+    zeros,
+)
 from fcnet.engines.native.rows import NativeData, as_kernels_read, density, for_threads, read_rows
 from fcnet.engines.native.updates import GRADIENT, RULES, TILE_NUMBERS
-from fcnet.layers import TableLayer
-from fcnet.model import Model, weights_name
+from fcnet.layers import Layer, TableLayer
+from fcnet.model import Model, is_weights
 
 BLOCK = 256
 """Rows at a time in ``evaluate``, ``forward`` and ``cost_and_gradient``."""
@@ -50,6 +68,8 @@ UNIT_ROWS = 64
 """Where a batch has more rows, sharing them out costs less than repeating the later layers for all of them."""
 UNITS_SHARE = 3.0
 """Threads own units where the first layer has so many times the operations of the others, which each thread repeats."""
+WAVE_OPERATIONS = 40
+"""About so many operations the cosine of a wave takes."""
 GROUPS, GROUP_ROWS = 4, 16
 """Groups of a batch's rows with a gradient each, and the least rows of one."""
 BESIDE = "FCNET_COMPILES_BESIDE"
@@ -81,8 +101,6 @@ class NativeEngine:
         """None where the engine can do this; else the reason why not."""
         if placement.device != "cpu":
             return "it runs on CPUs only."
-        if isinstance(program.model.layers[0], TableLayer):
-            return "layer 0 is a TableLayer, which only the engine xla reads yet."
         if program.precision == "bf16":
             return "it multiplies float32 and float64 numbers; the engine xla rounds to bf16."
         for index, layer in enumerate(program.model.layers):
@@ -91,8 +109,8 @@ class NativeEngine:
                     f"the activation {layer.activation_fn.name} of layer {index} is not one of fcnet's own; "
                     "the engine xla takes any function."
                 )
-            if getattr(layer, "parametric", False):
-                return f"the activation of layer {index} is parametric, which only the engine xla can train yet."
+            if layer.activation_fn == softmax and getattr(layer, "parametric", False):
+                return f"layer {index} is a parametric softmax; the engine xla takes any function."
         if program.cost.function not in CODES:
             return f"the cost {program.cost.name} is not one of fcnet's own; the engine xla takes any function."
         if program.rule not in RULES:
@@ -101,7 +119,11 @@ class NativeEngine:
 
     def put(self, part: Part, program: Program, placement: Placement) -> NativeData:
         """The rows in the program's type, as lists of nonzero numbers where most are zero."""
-        return read_rows(part, program.dtype, _available_threads(placement), bool(program.model.layers[0].p_dropout))
+        first = program.model.layers[0]
+        if isinstance(first, TableLayer) and is_sparse(part.X):
+            part = replace(part, X=part.X.toarray())
+        dense = isinstance(first, TableLayer) or first.p_dropout > 0
+        return read_rows(part, program.dtype, _available_threads(placement), dense)
 
     def start(self, program: Program, state: TrainState, placement: Placement) -> Run:
         """A state in flat arrays of the engine's own."""
@@ -135,7 +157,7 @@ class NativeEngine:
             gain.astype(dtype),
             counters.drop_threshold(plan.dropout),
             plan.keys,
-            plan.factors.astype(dtype),
+            ordered_factors(program.model, plan.factors).astype(dtype),
             0.0,
         )
         if program.members is None:
@@ -176,11 +198,12 @@ class NativeEngine:
 
     def room(self, run: Run, height: int, data: NativeData) -> tuple[Layout, list[Work]]:
         """The layout and the arrays for batches of a height, and for rows as the data's; kept, and made anew for more."""
-        sparse = data.sparse or any(len(work.gradient) for work in run.works)
+        known = max((len(work.gradient) for work in run.works), default=0)
+        gradient = max(known, _gradient_numbers(run.layout, data.sparse))
         enough = run.layout.height >= height and len(run.works) >= data.n_threads
-        if not enough or sparse != (len(run.works[0].gradient) > 0):
+        if not enough or gradient > known:
             run.layout = Layout.of(run.program.model, run.program.dtype, max(height, run.layout.height))
-            run.works = [_work(run.layout, run.program.dtype, data.n_threads, sparse) for _ in range(data.n_threads)]
+            run.works = [_work(run.layout, run.program.dtype, data.n_threads, gradient) for _ in range(data.n_threads)]
         return run.layout, run.works
 
     def evaluate(self, run: Run, data: NativeData) -> list[Metrics]:
@@ -264,7 +287,7 @@ class NativeEngine:
             np.tile(run.gain, (steps, 1)),
             np.zeros((steps, layers), np.uint32),
             np.zeros((steps, layers, 2), np.uint32),
-            np.ones((2 * layers, 2), dtype),
+            np.ones((layers, KINDS, 2), dtype),
             float(data.arrays.weights.sum()),
         )
         parameters, gradient = run.parameters[0], np.zeros((1, layout.n_parameters), dtype)
@@ -294,10 +317,10 @@ class NativeEngine:
         weights = layout.unpack(parameters)
         answer = layout.unpack(gradient[0])
         penalty = 0.0
-        for index in range(layers):
-            w = weights[weights_name(index)]
+        for name in filter(is_weights, weights):
+            w = weights[name]
             penalty += 0.5 * l2 * float(np.sum(w.astype(np.float64) ** 2))
-            answer[weights_name(index)] += np.asarray(l2, dtype) * w
+            answer[name] += np.asarray(l2, dtype) * w
         return float(report.sum()) + penalty, answer
 
     def snapshot(self, run: Run) -> TrainState:
@@ -380,17 +403,26 @@ def _with_groups(work: Work, sharing: _Sharing, layout: Layout, dtype: str) -> W
     return work._replace(groups=zeros((sharing.n_groups, layout.n_parameters), dtype))
 
 
-def _work(layout: Layout, dtype: str, n_threads: int, sparse: bool) -> Work:
+def _gradient_numbers(layout: Layout, sparse: bool) -> int:
+    """Numbers of a first layer's whole gradient, where it is needed: of weights on sparse data, or of embeddings."""
+    first = layout.lines[0]
+    if first[IS_TABLE]:
+        return int(first[-1] * first[WIDE])
+    return int(first[N_IN] * first[OUT_PAD]) if sparse else 0
+
+
+def _work(layout: Layout, dtype: str, n_threads: int, gradient: int) -> Work:
     """Zeros to compute in."""
     widest = int(layout.lines[:, [IN_PAD, OUT_PAD]].max())
-    first = layout.lines[0]
+    waves, sums = layout.lines[0, [N_WAVES, N_SUMS]].tolist()
+    table = (3 + sums) * TABLE_ROWS + (2 + sums) * waves + sums
     return Work(
         rows=zeros(layout.n_row_numbers, dtype),
-        lines=zeros((n_threads, max(6 * widest, TILE_NUMBERS)), dtype),
+        lines=zeros((n_threads, max(6 * widest, TILE_NUMBERS, table)), dtype),
         values=zeros((n_threads, widest + ROOM), dtype),
         columns=zeros((n_threads, widest + ROOM), "int32"),
         turned=zeros((n_threads, TURNED_NUMBERS if len(layout.lines) > 2 else 0), dtype),
-        gradient=zeros(first[N_IN] * first[OUT_PAD] if sparse else 0, dtype),
+        gradient=zeros(gradient, dtype),
         groups=zeros((0, layout.n_parameters), dtype),
         outcomes=zeros((n_threads, 5, ROWS * layout.lines[-1, N_OUT]), dtype),
         costs=zeros(layout.height, "float64"),
@@ -422,24 +454,41 @@ class _Sharing:
 
 def _sharing(model: Model, height: int, data: NativeData, n_steps: int, units: bool = True) -> _Sharing:
     """What lets the fewest bytes cross from core to core, and starts no thread for a call that is over before it pays."""
-    first, *others = (6 * height * layer.n_in * layer.n_out for layer in model.layers)
+    first, *others = (3 * height * _operations(layer) for layer in model.layers)
+    plain = all([name for name, _, _ in layer.arrays] == ["weights", "biases"] for layer in model.layers)
     n_parameters = sum((layer.n_in + 1) * layer.n_out for layer in model.layers)
     n_row_numbers = sum(layer.n_in + 2 * layer.n_out for layer in model.layers)
     sparse = data.sparse and not model.layers[0].p_dropout
     read = first * density(data)
     available = min(data.n_threads, _worth_starting(n_steps * (read + sum(others))))
-    if units and sparse and len(model.layers) > 1 and height <= UNIT_ROWS and read > UNITS_SHARE * sum(others):
+    if (
+        units
+        and sparse
+        and plain
+        and len(model.layers) > 1
+        and height <= UNIT_ROWS
+        and read > UNITS_SHARE * sum(others)
+    ):
         threads = min(available, int(read // UNIT_OPERATIONS), model.layers[0].n_out // UNITS)
         if threads > 1:
             return _Sharing(threads, by_units=True)
-    n_groups = 0 if sparse or 3 * n_parameters > height * n_row_numbers else min(GROUPS, height // GROUP_ROWS)
+    n_groups = (
+        0 if sparse or not plain or 3 * n_parameters > height * n_row_numbers else min(GROUPS, height // GROUP_ROWS)
+    )
     threads = min(available, int((read + sum(others)) // THREAD_OPERATIONS), n_groups or height)
     return _Sharing(max(1, threads), n_groups)
 
 
 def _forward_operations(model: Model, n_rows: int) -> float:
     """Operations that rows' outputs take."""
-    return 2.0 * n_rows * sum(layer.n_in * layer.n_out for layer in model.layers)
+    return float(n_rows * sum(map(_operations, model.layers)))
+
+
+def _operations(layer: Layer) -> int:
+    """About so many operations a row takes on its way forward."""
+    if isinstance(layer, TableLayer):
+        return layer.n_numbers * layer.n_waves * (WAVE_OPERATIONS + 2 * layer.number_width)
+    return 2 * layer.n_in * layer.n_out
 
 
 def _worth_starting(operations: float) -> int:

@@ -20,10 +20,13 @@ from fcnet.engines.native.layout import (
     D_AT,
     F_AT,
     HAS_DROPOUT,
+    IS_TABLE,
     N_IN,
     N_OUT,
+    N_SUMS,
     OUT_PAD,
     ROOM,
+    TABLE_ROWS,
     W_AT,
     Data,
     Work,
@@ -31,7 +34,10 @@ from fcnet.engines.native.layout import (
 from fcnet.engines.native.matrices import ONE, ZERO, add_lines, list_nonzeros
 from fcnet.engines.native.passes import backward, forward
 from fcnet.engines.native.rows import SPARSE_BELOW
+from fcnet.engines.native.tables import learn_table
 from fcnet.engines.native.updates import (
+    BIASES,
+    WEIGHTS,
     gradient_of_biases,
     gradient_of_rows,
     learn_from_groups,
@@ -127,6 +133,8 @@ def advance(layout: Any, parameters: Any, slots: Any, data: Any, tables: Any, wo
         if n_groups:
             learn_from_groups(layout, parameters, slots, work.groups, work.lines[thread], thread, n_threads, rule, c, tables.factors, l2)  # fmt: skip
         else:
+            if layout[0, IS_TABLE]:
+                learn_table(layout[0], parameters, slots, work.rows, n, thread, n_threads, work.lines[thread], work.gradient, rule, c, tables.factors[0])  # fmt: skip
             learn_lines(layout, ZERO, parameters, slots, data, work, batch, n, thread, n_threads, rule, c, tables.factors, l2)  # fmt: skip
         passed = _wait(work.barrier, passed, n_threads)
     return -1
@@ -184,8 +192,8 @@ def advance_by_units(layout: Any, parameters: Any, slots: Any, data: Any, tables
         backward(layout, mine, rows, work.turned[0], ZERO, n)
         learn_lines(layout, ONE, mine, my_slots, data, work, batch, n, ZERO, ONE, rule, c, tables.factors, l2)  # fmt: skip
         gradient_of_biases(line, rows, ZERO, n, f[:out_pad])
-        update(rule, mine[b_at : b_at + out_pad], f[:out_pad], my_slots, b_at, c, tables.factors[1], none)
-        learn_sparse(w_at, width, line[D_AT] + first, out_pad, ZERO, data.splits.shape[1] - 1, mine, my_slots, data, work, batch, n, rule, c, tables.factors[0], l2)  # fmt: skip
+        update(rule, mine[b_at : b_at + out_pad], f[:out_pad], my_slots, b_at, c, tables.factors[0, BIASES], none)
+        learn_sparse(w_at, width, line[D_AT] + first, out_pad, ZERO, data.splits.shape[1] - 1, mine, my_slots, data, work, batch, n, rule, c, tables.factors[0, WEIGHTS], l2)  # fmt: skip
     _put_back(line, first, last, thread, mine, parameters)
     for k in range(slots.shape[0]):
         _put_back(line, first, last, thread, my_slots[k], slots[k])
@@ -234,7 +242,8 @@ def outputs(layout: Any, n_row_numbers: int, height: int, parameters: Any, X: An
     widest = ZERO
     for layer in range(layers):
         widest = max(widest, layout[layer, N_IN])
-    shape = (1, widest + ROOM)
+    scratch = TABLE_ROWS * (2 + layout[0, N_SUMS]) if layout[0, IS_TABLE] else ZERO
+    shape = (1, max(widest + ROOM, scratch))
     work = Work(
         rows,
         np.empty(shape, parameters.dtype),
@@ -258,7 +267,8 @@ def outputs(layout: Any, n_row_numbers: int, height: int, parameters: Any, X: An
         block = X[start : start + height]
         n = block.shape[0]
         dense = block
-        if layout[0, HAS_DROPOUT] == 0 and (n < TILE_ROWS or _share_of_nonzeros(block[0]) < SPARSE_BELOW):
+        plain = layout[0, HAS_DROPOUT] == 0 and layout[0, IS_TABLE] == 0
+        if plain and (n < TILE_ROWS or _share_of_nonzeros(block[0]) < SPARSE_BELOW):
             p = ZERO
             for r in range(n):
                 splits[r, 0] = p

@@ -7,7 +7,7 @@ Parameters, and a batch on its way through the layers, live in flat arrays, each
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,11 +16,34 @@ from numpy.typing import NDArray
 
 from fcnet.engines.native.elementary import ACTIVATIONS
 from fcnet.engines.native.vectors import VECTOR_BYTES, padded
-from fcnet.model import Model, biases_name, weights_name
+from fcnet.layers import TableLayer
+from fcnet.model import Model, array_name
 
 # Columns of ``layout``, a line for each layer.
 N_IN, N_OUT, IN_PAD, OUT_PAD, TRANSPOSED, ACTIVATION, W_AT, B_AT, IN_AT, A_AT, F_AT, D_AT, HAS_DROPOUT = range(13)
-FIELDS = 13
+# Of parametric layers and of tables: where blends, or scales, lie, else -1; and what their gradient is summed from.
+BLENDS_AT, H_AT = range(13, 15)
+# Of tables. From STARTS on: where the codes of each column begin, and at last how many there are.
+IS_TABLE, N_NUMBERS, N_WAVES, N_SUMS, N_PLAIN, N_CODES, WIDE = range(15, 22)
+FREQUENCIES_AT, PHASES_AT, AMPLITUDES_AT, OFFSETS_AT, EMBEDDINGS_AT = range(22, 27)
+FIELDS = STARTS = 27
+KINDS = 6
+"""How many arrays of parameters a layer has at most."""
+ORDER = ("weights", "biases", "blends"), ("frequencies", "phases", "scales", "amplitudes", "offsets", "embeddings")
+"""The factors of a layer's arrays stand in this order; those of a table in the second."""
+PLACES = {
+    "biases": B_AT,
+    "blends": BLENDS_AT,
+    "frequencies": FREQUENCIES_AT,
+    "phases": PHASES_AT,
+    "scales": BLENDS_AT,
+    "amplitudes": AMPLITUDES_AT,
+    "offsets": OFFSETS_AT,
+    "embeddings": EMBEDDINGS_AT,
+}
+"""Where the line of a layer says that each of its arrays lies."""
+TABLE_ROWS = 64
+"""Rows of one column whose waves are computed at a time."""
 
 
 TRANSPOSED_BELOW = 32
@@ -52,7 +75,7 @@ class Tables(NamedTuple):
     gain: NDArray[Any]
     thresholds: NDArray[np.uint32]
     keys: NDArray[np.uint32]
-    factors: NDArray[Any]  # (n_parameters, 2): each layer's weights, then its biases
+    factors: NDArray[Any]  # (n_layers, KINDS, 2)
     total: float  # what row weights are divided by; 0 for their sum in each batch
 
 
@@ -78,12 +101,14 @@ class Layout:
     """Where everything lies in the flat arrays.
 
     Attributes:
-        lines: ``(n_layers, FIELDS)``, see ``kernels``.
+        model: the layers.
+        lines: ``(n_layers, FIELDS + ...)``, see above.
         n_parameters: length of the array of parameters, and of each slot.
         n_row_numbers: length of the array that holds a batch on its way, for ``height`` rows.
         height: rows of a batch.
     """
 
+    model: Model
     lines: NDArray[np.int64]
     n_parameters: int
     n_row_numbers: int
@@ -92,55 +117,86 @@ class Layout:
     @classmethod
     def of(cls, model: Model, dtype: str, height: int, sparse: bool = False) -> Layout:
         """The layout of a model for batches of at most ``height`` rows."""
-        lines = np.zeros((len(model.layers), FIELDS), np.int64)
+        lines = np.zeros((len(model.layers), FIELDS + len(_starts(model))), np.int64)
         parameters = 0
         rows = 0 if sparse else height * padded(model.n_in, dtype)
         before = 0
         for index, layer in enumerate(model.layers):
             n_in, n_out = layer.n_in, layer.n_out
             in_pad, out_pad = padded(n_in, dtype), padded(n_out, dtype)
-            transposed = index > 0 and n_out < TRANSPOSED_BELOW
-            w_at, b_at = parameters, parameters + (n_out * in_pad if transposed else n_in * out_pad)
-            parameters = b_at + out_pad
-            a_at = rows
-            rows += 3 * height * out_pad
-            f_at, d_at = a_at + height * out_pad, a_at + 2 * height * out_pad
-            code = ACTIVATIONS[layer.activation_fn]
-            has_dropout = layer.p_dropout > 0
-            lines[index] = (
-                n_in, n_out, in_pad, out_pad, transposed, code, w_at, b_at, before, a_at, f_at, d_at, has_dropout,
-            )  # fmt: skip
+            line = lines[index]
+            line[[N_IN, N_OUT, IN_PAD, OUT_PAD, HAS_DROPOUT]] = n_in, n_out, in_pad, out_pad, layer.p_dropout > 0
+            line[ACTIVATION], line[BLENDS_AT] = ACTIVATIONS[layer.activation_fn], -1
+            if isinstance(layer, TableLayer):
+                sums = layer.number_width - 1
+                line[[IS_TABLE, N_NUMBERS, N_WAVES, N_SUMS]] = 1, layer.n_numbers, layer.n_waves, sums
+                line[[N_PLAIN, N_CODES, WIDE]] = layer.n_plain, len(layer.categories), layer.category_width
+                line[STARTS:] = _starts(model)
+                for name, shape, _ in layer.arrays:
+                    line[PLACES[name]] = parameters
+                    parameters += padded(math.prod(shape), dtype)
+            else:
+                line[TRANSPOSED] = index > 0 and n_out < TRANSPOSED_BELOW
+                line[W_AT], line[B_AT] = (
+                    parameters,
+                    parameters + (n_out * in_pad if line[TRANSPOSED] else n_in * out_pad),
+                )
+                parameters = int(line[B_AT]) + out_pad
+                if getattr(layer, "parametric", False):
+                    line[BLENDS_AT] = parameters
+                    parameters += out_pad
+            a_at, size = rows, height * out_pad
+            line[[IN_AT, A_AT, F_AT, D_AT]] = before, a_at, a_at + size, a_at + 2 * size
+            rows += 3 * size
+            if line[BLENDS_AT] >= 0:
+                line[H_AT] = rows
+                rows += size
             before = a_at
-        return cls(lines, parameters, rows, height)
+        return cls(model, lines, parameters, rows, height)
 
     def pack(self, arrays: Mapping[str, NDArray[Any]], dtype: str) -> NDArray[Any]:
         """Named arrays as one flat array."""
         flat = zeros(self.n_parameters, dtype)
-        for index in range(len(self.lines)):
-            weights, biases = self._views(flat, index)
-            weights[...] = arrays[weights_name(index)]
-            biases[...] = arrays[biases_name(index)]
+        for name, view in self._views(flat):
+            view[...] = arrays[name]
         return flat
 
     def unpack(self, flat: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """A flat array as named arrays of their own."""
-        arrays = {}
-        for index in range(len(self.lines)):
-            weights, biases = self._views(flat, index)
-            arrays[weights_name(index)], arrays[biases_name(index)] = weights.copy("C"), biases.copy()
-        return arrays
+        return {name: view.copy("C") for name, view in self._views(flat)}
 
-    def _views(self, flat: NDArray[Any], index: int) -> tuple[NDArray[Any], NDArray[Any]]:
-        """A layer's weights ``(n_in, n_out)`` and biases ``(n_out,)`` in a flat array."""
-        line = self.lines[index]
-        n_in, n_out, w_at, b_at = line[[N_IN, N_OUT, W_AT, B_AT]]
-        if line[TRANSPOSED]:
-            width = line[IN_PAD]
-            weights = flat[w_at : w_at + n_out * width].reshape(n_out, width)[:, :n_in].T
-        else:
-            width = line[OUT_PAD]
-            weights = flat[w_at : w_at + n_in * width].reshape(n_in, width)[:, :n_out]
-        return weights, flat[b_at : b_at + n_out]
+    def _views(self, flat: NDArray[Any]) -> Iterator[tuple[str, NDArray[Any]]]:
+        """Each parameter's name, and its numbers in a flat array."""
+        for index, layer in enumerate(self.model.layers):
+            line = self.lines[index]
+            for name, shape, _ in layer.arrays:
+                if name == "weights":
+                    n_in, n_out, at = line[[N_IN, N_OUT, W_AT]]
+                    height, width = (n_out, line[IN_PAD]) if line[TRANSPOSED] else (n_in, line[OUT_PAD])
+                    view = flat[at : at + height * width].reshape(height, width)
+                    view = view[:, :n_in].T if line[TRANSPOSED] else view[:, :n_out]
+                else:
+                    at = line[PLACES[name]]
+                    view = flat[at : at + math.prod(shape)].reshape(shape)
+                yield array_name(index, name), view
+
+
+def ordered_factors(model: Model, factors: NDArray[Any]) -> NDArray[Any]:
+    """A plan's factors ``(..., n_parameters, 2)`` as the kernels read them, ``(..., n_layers, KINDS, 2)``."""
+    ordered = np.ones((*factors.shape[:-2], len(model.layers), KINDS, 2))
+    place = 0
+    for index, layer in enumerate(model.layers):
+        order = ORDER[isinstance(layer, TableLayer)]
+        for name, _, _ in layer.arrays:
+            ordered[..., index, order.index(name), :] = factors[..., place, :]
+            place += 1
+    return ordered
+
+
+def _starts(model: Model) -> tuple[int, ...]:
+    """Where each column's codes begin among all, and how many there are; nothing without a table."""
+    first = model.layers[0]
+    return (*first.starts, sum(first.categories)) if isinstance(first, TableLayer) else ()
 
 
 def zeros(shape: int | tuple[int, ...], dtype: str) -> NDArray[Any]:

@@ -9,11 +9,14 @@ from fcnet.engines.native.layout import (
     A_AT,
     ACTIVATION,
     B_AT,
+    BLENDS_AT,
     D_AT,
     F_AT,
+    H_AT,
     HAS_DROPOUT,
     IN_AT,
     IN_PAD,
+    IS_TABLE,
     N_IN,
     N_OUT,
     OUT_PAD,
@@ -21,6 +24,7 @@ from fcnet.engines.native.layout import (
     W_AT,
 )
 from fcnet.engines.native.matrices import ONE, ZERO, add_lines, list_nonzeros, multiply_nn, multiply_nt
+from fcnet.engines.native.tables import write_table
 from fcnet.engines.native.vectors import VECTOR_BYTES, fill_rows, jit, turn_block
 
 
@@ -37,7 +41,7 @@ def forward(layout: Any, start: int, parameters: Any, data: Any, work: Any, batc
         n_in, in_pad, n_out, out_pad = line[N_IN], line[IN_PAD], line[N_OUT], line[OUT_PAD]
         lists = data.dense.shape[0] == 0
         sparse = layer == 0 and lists and not line[HAS_DROPOUT]
-        if layer == 0 and not sparse:
+        if layer == 0 and not sparse:  # also what a table writes
             for r in range(first, last):
                 row, at = batch[r, 0], line[IN_AT] + r * in_pad
                 if lists:
@@ -47,6 +51,9 @@ def forward(layout: Any, start: int, parameters: Any, data: Any, work: Any, batc
                 else:
                     for j in range(n_in):
                         rows[at + j] = data.dense[row, j]
+        if line[IS_TABLE]:
+            write_table(line, parameters, rows, first, last, work.lines[thread])
+            continue
         if line[HAS_DROPOUT]:
             for r in range(first, last):
                 at = line[IN_AT] + r * in_pad
@@ -63,6 +70,11 @@ def forward(layout: Any, start: int, parameters: Any, data: Any, work: Any, batc
                     f = rows[before : before + n_in]
                     for j in range(n_in):
                         f[j] *= masked[j]
+                    if layout[layer - 1, BLENDS_AT] >= 0:
+                        before = layout[layer - 1, H_AT] + r * in_pad
+                        h = rows[before : before + n_in]
+                        for j in range(n_in):
+                            h[j] *= masked[j]
         fill_rows(last - first, out_pad, parameters, line[B_AT], rows, line[A_AT] + first * out_pad)
         if sparse:
             for r in range(first, last):
@@ -83,7 +95,13 @@ def forward(layout: Any, start: int, parameters: Any, data: Any, work: Any, batc
         if layer < layout.shape[0] - 1:
             a_at, f_at = line[A_AT] + first * out_pad, line[F_AT] + first * out_pad
             size = (last - first) * out_pad
+            blended = line[BLENDS_AT] >= 0
+            if blended:
+                _copy(rows[a_at : a_at + size], rows[line[H_AT] + first * out_pad :])
             activate(line[ACTIVATION], rows[a_at : a_at + size], rows[f_at : f_at + size])
+            if blended:
+                for r in range(first, last):
+                    _blend(parameters[line[BLENDS_AT] : line[BLENDS_AT] + out_pad], rows, line[A_AT] + r * out_pad, line[F_AT] + r * out_pad, line[H_AT] + r * out_pad)  # fmt: skip
             for r in range(last - first):  # f(0) need not be 0, the padding must
                 for j in range(n_out, out_pad):
                     rows[a_at + r * out_pad + j] = zero
@@ -109,8 +127,32 @@ def backward(layout: Any, parameters: Any, rows: Any, turned: Any, first: int, l
             multiply_nt(m, line[N_IN], out_pad, rows, d_at, out_pad, parameters, line[W_AT], out_pad, rows, e_at, in_pad)  # fmt: skip
         f_at = before[F_AT] + first * in_pad
         e, f = rows[e_at : e_at + m * in_pad], rows[f_at : f_at + m * in_pad]
+        if before[BLENDS_AT] >= 0:
+            h_at = before[H_AT] + first * in_pad
+            h = rows[h_at : h_at + m * in_pad]
+            for j in range(m * in_pad):
+                h[j] *= e[j]
         for j in range(m * in_pad):
             e[j] *= f[j]
+
+
+@jit()
+def _copy(some: Any, others: Any) -> None:
+    for j in range(some.shape[0]):
+        others[j] = some[j]
+
+
+@jit()
+def _blend(blends: Any, rows: Any, a_at: int, f_at: int, h_at: int) -> None:
+    """z + b (f(z) - z) for a row, where ``a`` is f(z), ``f`` its derivative and ``h`` is z, which becomes f(z) - z."""
+    n = blends.shape[0]
+    a, f, h = rows[a_at : a_at + n], rows[f_at : f_at + n], rows[h_at : h_at + n]
+    one = rows.dtype.type(1.0)
+    for j in range(n):
+        z = h[j]
+        h[j] = a[j] - z
+        a[j] = z + blends[j] * h[j]
+        f[j] = one + blends[j] * (f[j] - one)
 
 
 @jit()

@@ -7,7 +7,21 @@ from typing import Any
 import numpy as np
 
 from fcnet import optimizers
-from fcnet.engines.native.layout import B_AT, D_AT, HAS_DROPOUT, IN_AT, IN_PAD, N_IN, N_OUT, OUT_PAD, TRANSPOSED, W_AT
+from fcnet.engines.native.layout import (
+    B_AT,
+    BLENDS_AT,
+    D_AT,
+    H_AT,
+    HAS_DROPOUT,
+    IN_AT,
+    IN_PAD,
+    IS_TABLE,
+    N_IN,
+    N_OUT,
+    OUT_PAD,
+    TRANSPOSED,
+    W_AT,
+)
 from fcnet.engines.native.matrices import ONE, ZERO, change_lines, multiply_nn
 from fcnet.engines.native.vectors import jit
 
@@ -19,6 +33,8 @@ RULES = {
     optimizers.NESTEROV_RULE: NESTEROV,
     optimizers.ADAM_RULE: ADAM,
 }
+WEIGHTS, BIASES, BLENDS = range(3)
+"""Places of the factors of a layer's arrays, see ``layout.ORDER``."""
 TILE_NUMBERS = 4096
 """About so many numbers of a gradient are summed and used at a time."""
 
@@ -58,11 +74,17 @@ def update(rule: int, w: Any, g: Any, slots: Any, at: int, c: Any, factors: Any,
 @jit()
 def gradient_of_biases(line: Any, rows: Any, first: int, n: int, g: Any) -> None:
     """The gradient of a layer's biases: the sum of its errors."""
-    out_pad = line[OUT_PAD]
+    _sum_of_rows(rows, line[D_AT] + first * line[OUT_PAD], n, g)
+
+
+@jit()
+def _sum_of_rows(rows: Any, at: int, n: int, g: Any) -> None:
+    """The sum of n rows as wide as ``g``, from a place on."""
+    width = g.shape[0]
     g[:] = rows.dtype.type(0.0)
-    for r in range(first, first + n):
-        d = rows[line[D_AT] + r * out_pad : line[D_AT] + (r + 1) * out_pad]
-        for j in range(out_pad):
+    for r in range(n):
+        d = rows[at + r * width : at + (r + 1) * width]
+        for j in range(width):
             g[j] += d[j]
 
 
@@ -110,13 +132,20 @@ def learn_lines(layout: Any, start: int, parameters: Any, slots: Any, data: Any,
     none = rows.dtype.type(0.0)
     for layer in range(start, layout.shape[0]):
         line = layout[layer]
+        if layer % n_threads == thread and line[BLENDS_AT] >= 0:  # or a table's scales
+            at, end = line[BLENDS_AT], line[BLENDS_AT] + line[OUT_PAD]
+            g = scratch[: end - at]
+            _sum_of_rows(rows, line[H_AT], n, g)
+            update(rule, parameters[at:end], g, slots, at, c, factors[layer, BLENDS], none)
+        if line[IS_TABLE]:
+            continue
         if layer % n_threads == thread:
             at, end = line[B_AT], line[B_AT] + line[OUT_PAD]
             g = scratch[: end - at]
             gradient_of_biases(line, rows, ZERO, n, g)
-            update(rule, parameters[at:end], g, slots, at, c, factors[2 * layer + 1], none)
+            update(rule, parameters[at:end], g, slots, at, c, factors[layer, BIASES], none)
         if layer == 0 and data.dense.shape[0] == 0 and not line[HAS_DROPOUT]:
-            learn_sparse(line[W_AT], line[OUT_PAD], line[D_AT], line[OUT_PAD], thread, thread + 1, parameters, slots, data, work, batch, n, rule, c, factors[ZERO], l2)  # fmt: skip
+            learn_sparse(line[W_AT], line[OUT_PAD], line[D_AT], line[OUT_PAD], thread, thread + 1, parameters, slots, data, work, batch, n, rule, c, factors[layer, WEIGHTS], l2)  # fmt: skip
             continue
         n_lines, width = _n_lines(line), _width(line)
         first, last = n_lines * thread // n_threads, n_lines * (thread + 1) // n_threads
@@ -126,7 +155,7 @@ def learn_lines(layout: Any, start: int, parameters: Any, slots: Any, data: Any,
             at, end = line[W_AT] + i * width, line[W_AT] + (i + m) * width
             g = scratch[: end - at]
             _of_lines(line, rows, ZERO, n, i, m, g, ZERO)
-            update(rule, parameters[at:end], g, slots, at, c, factors[2 * layer], l2)
+            update(rule, parameters[at:end], g, slots, at, c, factors[layer, WEIGHTS], l2)
 
 
 @jit()
@@ -165,7 +194,7 @@ def learn_from_groups(layout: Any, parameters: Any, slots: Any, groups: Any, scr
             at, end = line[B_AT], line[B_AT] + line[OUT_PAD]
             g = scratch[: end - at]
             _sum(groups, at, end, g)
-            update(rule, parameters[at:end], g, slots, at, c, factors[2 * layer + 1], none)
+            update(rule, parameters[at:end], g, slots, at, c, factors[layer, BIASES], none)
         n_lines, width = _n_lines(line), _width(line)
         first, last = n_lines * thread // n_threads, n_lines * (thread + 1) // n_threads
         some = max(1, TILE_NUMBERS // width)
@@ -173,7 +202,7 @@ def learn_from_groups(layout: Any, parameters: Any, slots: Any, groups: Any, scr
             at, end = line[W_AT] + i * width, line[W_AT] + min(last, i + some) * width
             g = scratch[: end - at]
             _sum(groups, at, end, g)
-            update(rule, parameters[at:end], g, slots, at, c, factors[2 * layer], l2)
+            update(rule, parameters[at:end], g, slots, at, c, factors[layer, WEIGHTS], l2)
 
 
 @jit()
