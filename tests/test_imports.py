@@ -56,6 +56,7 @@ ORDER = [
     "loop",
     "training",
     "network",
+    "members",
     "estimators.settings",
     "estimators.losses",
     "estimators.targets",
