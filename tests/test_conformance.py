@@ -46,7 +46,7 @@ from fcnet.engines.contract import PRECISIONS, Placement, Plan, Program, Report,
 from fcnet.engines.native import engine as native
 from fcnet.engines.native.engine import NativeEngine
 from fcnet.engines.xla import XlaEngine
-from fcnet.initializers import glorot_uniform, zeros
+from fcnet.initializers import glorot_uniform, ones, zeros
 from fcnet.layers import FullyConnectedLayer, SoftmaxLayer, TableLayer
 from fcnet.model import Model
 from fcnet.optimizers import SGD, Adam, AdamW, Factors, Momentum, Nesterov
@@ -818,7 +818,7 @@ def test_permission_to_round_changes_nothing_on_a_cpu(engine):
 
 def test_small_updates_are_not_lost_in_bf16(engine):
     """A weight of 1 that learns 1e-4 a step would stay where it is, were it kept in bfloat16."""
-    layers = (FullyConnectedLayer(1, 1, linear, weights=lambda key, shape, *_: np.ones(shape), biases=zeros),)
+    layers = (FullyConnectedLayer(1, 1, linear, weights=ones, biases=zeros),)
     case = Case(layers, quadratic, SGD(1e-4), n_rows=10, n_steps=200)
     program = dataclasses.replace(case.program("float32"), precision="bf16")
     may_support(engine, program)
