@@ -222,8 +222,8 @@ def test_a_time_limit_ends_it():
     frame, labels, _ = messy(2000)
     TabularClassifier("fast", max_time=0.5).fit(frame[:100], labels[:100])  # compiles
     began = time.perf_counter()
-    model = TabularClassifier(max_time=0.5, random_state=0).fit(frame, labels)
-    assert time.perf_counter() - began < 6.0
+    model = TabularClassifier(max_time=1.5, random_state=0).fit(frame, labels)
+    assert time.perf_counter() - began < 8.0
     rates = [record.learning_rate for record in model.history_.epochs]
     assert model.history_.ending == "early stopping" or rates[-1] < 0.3 * max(rates)  # the schedule fits the time
 

@@ -47,6 +47,8 @@ class CosineLog:
 Arrays = dict[str, NDArray[Any]]
 """A network's parameters by their names."""
 MOST_EPOCHS = 256
+_SAFE = 0.8
+"""The part of the time that a schedule is laid out over: an epoch may take longer than the one that was timed."""
 
 
 @dataclass(frozen=True)
@@ -205,7 +207,7 @@ def _in_time(recipe: Recipe, architecture: Architecture, *arguments: Any) -> Rec
     _train(network, recipe, 1, cost, training, validation, quiet, max(deadline - time.perf_counter(), 1e-3) / 2)
     began = time.perf_counter()
     _train(network, recipe, 1, cost, training, validation, quiet, max(deadline - began, 1e-3) / 2)
-    epochs = max(1.0, (deadline - time.perf_counter()) / (time.perf_counter() - began))
+    epochs = max(1.0, _SAFE * (deadline - time.perf_counter()) / (time.perf_counter() - began))
     members = max(1, min(recipe.members, int(epochs / min(recipe.epochs, 10))))
     return replace(recipe, members=members, epochs=max(1, min(recipe.epochs, int(epochs / members))))
 
