@@ -29,8 +29,9 @@ FOLDER = "checkpoints"
 """Where in a run folder its checkpoints lie."""
 RETRY_SECONDS = 10.0
 """A checkpoint that could not be written is tried again after so long."""
-_SHARE = 100
-"""Copying a state, and the processor's time to write it, are at most one part in so many of the training's time."""
+_SHARE = 400
+"""Copying a state, and the processor's time to write it, are at most one part in so many of the training's time: all in all, with
+what they take from it besides (caches, the interpreter's lock), that is to be less than a hundredth."""
 _NAME = re.compile(r"checkpoint-(\d{1,12})\.safetensors")
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
