@@ -74,6 +74,11 @@ class Number:
         return 1 + max(0, len(self.knots) - 1) + self.flag
 
     @property
+    def filled(self) -> int:
+        """About how many of them are not 0 in a row: half of the pieces."""
+        return 1 + len(self.knots) // 2 + self.flag
+
+    @property
     def treatment(self) -> str:
         """What is done, in words."""
         pieces = f", {len(self.knots) - 1} linear pieces" if self.knots else ""
@@ -142,6 +147,7 @@ class Category:
     values: tuple[str, ...]
     rare: bool
     kind: ClassVar[str] = "category"
+    filled: ClassVar[int] = 1
 
     @property
     def width(self) -> int:
@@ -268,7 +274,7 @@ class Columns:
     @property
     def filled(self) -> int:
         """About how many features of a row are not 0."""
-        return sum(1 if isinstance(column, Category) else column.width for column in self.used)
+        return sum(column.filled if isinstance(column, Category | Number) else column.width for column in self.used)
 
     @property
     def used(self) -> tuple[Column, ...]:

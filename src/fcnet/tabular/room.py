@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 _LISTED = 8
 """Bytes of a number that is kept with its place."""
-_FEW = 0.3
-"""Of features of which fewer are not 0, an engine makes lists."""
+_FEW = 0.4
+"""Of features of which fewer are not 0, an engine may make lists."""
 _COPIES = 4
 """Of a network's parameters: its own, the best epoch's, and two moments."""
 
@@ -64,8 +64,8 @@ class Room:
 def room_of(frame: polars.DataFrame, columns: Columns, architecture: Architecture, recipe: Recipe) -> Room:
     """The memory that a training on this table takes."""
     each = _LISTED * columns.filled if columns.sparse else 4 * columns.width
-    if not columns.sparse and columns.filled < _FEW * columns.width:
-        each += _LISTED * columns.filled // 2  # an engine's own lists, once
+    if columns.sparse or columns.filled < _FEW * columns.width:
+        each += _LISTED * columns.filled  # an engine's own lists, and once more, shared out to threads
     widest = max(column.width for column in columns.used)
     sizes = (architecture.n_in, *architecture.hidden, architecture.n_out)
     parameters = sum(n_in * n_out + n_out for n_in, n_out in pairwise(sizes))
