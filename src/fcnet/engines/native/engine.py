@@ -142,9 +142,7 @@ class NativeEngine:
         """Put other parameters in the place of a run's."""
         for index, flat in enumerate(run.parameters):
             member = None if run.program.members is None else index
-            flat[:] = Layout.of(run.program.model, run.program.dtype, 1).pack(
-                _of(parameters, member), run.program.dtype
-            )
+            flat[:] = run.layout.pack(_of(parameters, member), run.program.dtype)
 
     def advance(self, run: Run, data: NativeData, plan: Plan) -> Report:
         """Do a chunk of steps."""
@@ -325,7 +323,7 @@ class NativeEngine:
 
     def snapshot(self, run: Run) -> TrainState:
         """The state as named arrays."""
-        layout = Layout.of(run.program.model, run.program.dtype, 1)
+        layout = run.layout
         parameters = [layout.unpack(flat) for flat in run.parameters]
         slots = [
             {slot: layout.unpack(flat) for slot, flat in zip(run.program.rule.slots, member, strict=True)}

@@ -112,7 +112,7 @@ class Layout:
     lines: NDArray[np.int64]
     n_parameters: int
     n_row_numbers: int
-    height: int
+    height: int  # parameters lie where they lie whatever it is
 
     @classmethod
     def of(cls, model: Model, dtype: str, height: int, sparse: bool = False) -> Layout:
@@ -168,10 +168,10 @@ class Layout:
     def _views(self, flat: NDArray[Any]) -> Iterator[tuple[str, NDArray[Any]]]:
         """Each parameter's name, and its numbers in a flat array."""
         for index, layer in enumerate(self.model.layers):
-            line = self.lines[index]
+            line = self.lines[index].tolist()
             for name, shape, _ in layer.arrays:
                 if name == "weights":
-                    n_in, n_out, at = line[[N_IN, N_OUT, W_AT]]
+                    n_in, n_out, at = line[N_IN], line[N_OUT], line[W_AT]
                     height, width = (n_out, line[IN_PAD]) if line[TRANSPOSED] else (n_in, line[OUT_PAD])
                     view = flat[at : at + height * width].reshape(height, width)
                     view = view[:, :n_in].T if line[TRANSPOSED] else view[:, :n_out]
