@@ -193,7 +193,7 @@ class Loop:
         first, done, self._done_before = epoch * self.steps.per_epoch, self._done_before, 0
         late = False
         while done < self.steps.per_epoch and not late:
-            n_steps = self._chunk_length(self.steps.per_epoch - done)
+            n_steps = chunk_length(self._seconds_per_step, min(self.steps.per_epoch - done, self.steps.table_length))
             for observer in self.observers:
                 observer.chunk_starts(first + done, n_steps)
             chunk = cut(plan, done, n_steps, self.steps.table_length)
@@ -264,13 +264,11 @@ class Loop:
             stacklevel=5,
         )
 
-    def _chunk_length(self, remaining: int) -> int:
-        """Steps in the next chunk: what the last one's speed makes of ``CHUNK_SECONDS``."""
-        if self._seconds_per_step is None:
-            wanted = FIRST_CHUNK
-        else:
-            wanted = int(CHUNK_SECONDS / max(self._seconds_per_step, 1e-9))
-        return max(1, min(wanted, remaining, self.steps.table_length))
+
+def chunk_length(seconds_per_step: float | None, most: int) -> int:
+    """Steps in the next chunk: what the last one's speed makes of ``CHUNK_SECONDS``; None before there was one."""
+    wanted = FIRST_CHUNK if seconds_per_step is None else int(CHUNK_SECONDS / max(seconds_per_step, 1e-9))
+    return max(1, min(wanted, most))
 
 
 def first_layer_not_finite(

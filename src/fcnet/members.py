@@ -23,7 +23,7 @@ from fcnet.errors import InputError, check_count
 from fcnet.history import EpochRecord, History
 from fcnet.interrupts import Interrupts
 from fcnet.judges import BestFigure
-from fcnet.loop import CHUNK_SECONDS, FIRST_CHUNK, Parts
+from fcnet.loop import Parts, chunk_length
 from fcnet.model import rescale_for
 from fcnet.network import Network
 from fcnet.optimizers import Factors, Optimizer
@@ -175,7 +175,7 @@ class _Run:
         per_epoch, length = self.members[0].steps.per_epoch, self.members[0].steps.table_length
         done, late = 0, False
         while done < per_epoch and not late:
-            n_steps = self._chunk_length(min(per_epoch - done, length))
+            n_steps = chunk_length(self._seconds_per_step, min(per_epoch - done, length))
             chunks = [cut(plan, done, n_steps, length) for plan in plans]
             started = time.perf_counter()
             report = self.engine.advance(self.state, self.train, _stacked(chunks))
@@ -224,11 +224,6 @@ class _Run:
             if not member.ended:
                 member.ends(ending)
         self.over = True
-
-    def _chunk_length(self, remaining: int) -> int:
-        per_step = self._seconds_per_step
-        wanted = FIRST_CHUNK if per_step is None else int(CHUNK_SECONDS / max(per_step, 1e-9))
-        return max(1, min(wanted, remaining))
 
 
 def _stacked(plans: Sequence[Plan]) -> Plan:
