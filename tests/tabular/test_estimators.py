@@ -18,7 +18,7 @@ from fcnet import TabularClassifier, TabularRegressor
 from fcnet.data.table import read_table
 from fcnet.errors import FileError, InputError, TrainingWarning
 from fcnet.tabular.calibration import expected_calibration_error, fit_temperature, interval_correction, tempered
-from fcnet.tabular.recipe import CosineLog
+from fcnet.tabular.recipe import FEWEST_EPOCHS, PRESETS, CosineLog
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_each_of_several_networks_sets_aside_another_fold(monkeypatch):
 
     from fcnet.tabular import recipe
 
-    monkeypatch.setitem(recipe.PRESETS, "best", replace(recipe.PRESETS["fast"], members=3, epochs=3, steps=3))
+    monkeypatch.setitem(recipe.PRESETS, "best", replace(recipe.PRESETS["fast"], members=3, epochs=3, steps=(3, 3)))
     seen = []
 
     def noted(network, training, validation, **settings):
@@ -225,7 +225,20 @@ def test_a_time_limit_ends_it():
     model = TabularClassifier(max_time=1.5, random_state=0).fit(frame, labels)
     assert time.perf_counter() - began < 8.0
     rates = [record.learning_rate for record in model.history_.epochs]
-    assert model.history_.ending == "early stopping" or rates[-1] < 0.3 * max(rates)  # the schedule fits the time
+    assert rates[-1] < 0.3 * max(rates)  # the schedule fits the time
+
+
+def test_the_recipe_follows_the_number_of_rows():
+    recipe = PRESETS["default"]
+    few, some, many = (recipe.laid_out(n) for n in (300, 2000, 2_000_000))
+    steps = [laid.epochs * -(-n // recipe.batch_size) for laid, n in ((few, 300), (some, 2000), (many, 2_000_000))]
+    assert recipe.steps[0] <= steps[0] < recipe.steps[0] + 2
+    assert few.epochs > some.epochs == recipe.epochs
+    assert many.epochs == FEWEST_EPOCHS
+    assert few.weight_decay == some.weight_decay == recipe.weight_decay
+    assert many.weight_decay == pytest.approx(recipe.weight_decay / 1000)
+    assert [recipe.pieces_for(n) for n in (10, 1000, 3000, 50_000, 200_000, 2_000_000)] == [16, 16, 30, 48, 25, 16]
+    assert [PRESETS["fast"].pieces_for(n) for n in (10, 50_000, 2_000_000)] == [16] * 3
 
 
 def test_own_validation_data():

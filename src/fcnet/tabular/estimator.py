@@ -151,7 +151,7 @@ class TabularEstimator(BaseEstimator):
         if eval_set is not None and (not isinstance(eval_set, tuple | list) or len(eval_set) != 2):
             raise InputError(f"eval_set must be (X, y), got {type(eval_set).__name__}.")
         weights = None if weights is None else _row_weights(weights, frame.height)
-        self.columns_ = describe(frame, list(self.drop), self._recipe.pieces)
+        self.columns_ = describe(frame, list(self.drop), self._recipe.pieces_for(frame.height))
         if self.verbose:
             print(self.columns_.summary(), file=sys.stderr)
         self._warn(frame, target)

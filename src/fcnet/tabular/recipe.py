@@ -47,6 +47,11 @@ class CosineLog:
 Arrays = dict[str, NDArray[Any]]
 """A network's parameters by their names."""
 MOST_EPOCHS = 256
+FEWEST_EPOCHS = 8
+FEW_PIECES = 16
+PIECE_ROWS = 100
+MOST_NUMBERS = 5_000_000
+"""A column becomes as many at most, over all rows, where it has more than ``FEW_PIECES``."""
 _SAFE = 0.8
 """The part of the time that a schedule is laid out over: an epoch may take longer than the one that was timed."""
 
@@ -59,42 +64,53 @@ class Recipe:
         hidden: units of each hidden layer.
         activation: of the hidden layers.
         dropout: probability that a hidden output is dropped in a step.
-        epochs: passes over the training rows; over few rows more, see ``laid_out``.
-        steps: so many there should be.
-        patience: epochs without a better validation figure that end training.
+        epochs: passes of a network over its training rows; see ``laid_out``.
+        steps: the fewest and the most of a network.
         batch_size: rows in a step, at most.
         learning_rate, weight_decay: of AdamW, with beta_2 = 0.95.
+        decay_rows: over more training rows than these weight decay falls with their number.
         label_smoothing: the share of a class target that is spread over all classes.
         members: networks, whose answers are averaged.
-        pieces: linear pieces that numbers are encoded in, see ``columns.Number``.
+        pieces: the most linear pieces that numbers are encoded in, see ``columns.Number`` and ``pieces_for``.
     """
 
     hidden: tuple[int, ...] = (256, 256, 256)
     activation: str = "silu"
     dropout: float = 0.15
     epochs: int = 64
-    steps: int = 4000
-    patience: int = 24
+    steps: tuple[int, int] = (250, 8000)
     batch_size: int = 256
-    learning_rate: float = 0.002
-    weight_decay: float = 1.0
+    learning_rate: float = 0.004
+    weight_decay: float = 0.5
+    decay_rows: float = 2000.0
     label_smoothing: float = 0.1
-    members: int = 1
-    pieces: int = 16
+    members: int = 4
+    pieces: int = 48
+
+    def pieces_for(self, n_rows: int) -> int:
+        """The linear pieces of a number: more than 16 where each holds 100 rows and all rows' pieces can be kept in memory."""
+        return min(self.pieces, max(FEW_PIECES, min(n_rows // PIECE_ROWS, MOST_NUMBERS // n_rows)))
 
     def laid_out(self, n_rows: int) -> Recipe:
-        """The recipe for so many training rows: more epochs where they have few steps, RealMLP's 256 at most."""
+        """The recipe for so many training rows.
+
+        More epochs where they have few steps, RealMLP's 256 at most, and fewer where they have very many. Weight decay is divided by
+        the number of rows, so that weights forget over as many epochs, however many steps these have (Wang and Aitchison, "How to
+        set AdamW's weight decay as you scale model and dataset size", 2024).
+        """
         per_epoch = -(-n_rows // self.batch_size)
-        epochs = min(max(self.epochs, -(-self.steps // per_epoch)), MOST_EPOCHS)
-        return replace(self, epochs=epochs, patience=max(self.patience, epochs // 3))
+        fewest, most = self.steps
+        epochs = min(max(self.epochs, -(-fewest // per_epoch)), MOST_EPOCHS)
+        epochs = max(min(epochs, most // per_epoch), FEWEST_EPOCHS)
+        return replace(self, epochs=epochs, weight_decay=self.weight_decay * min(1.0, self.decay_rows / n_rows))
 
 
 PRESETS = {
-    "fast": Recipe(hidden=(128, 128), epochs=24, steps=1000, patience=12, label_smoothing=0.0),
+    "fast": Recipe(hidden=(128, 128), epochs=64, label_smoothing=0.0, members=1, pieces=16),
     "default": Recipe(),
-    "best": Recipe(members=8),
+    "best": Recipe(members=16),
 }
-"""fast: one small network; default: three layers of 256; best: eight of those, averaged, which set aside other rows."""
+"""fast: one small network; default: four of three layers of 256, averaged, which set aside other rows; best: sixteen of those."""
 
 
 @dataclass(frozen=True)
@@ -231,7 +247,6 @@ def _train(
         optimizer=AdamW(schedule, beta_2=0.95, weight_decay=recipe.weight_decay),
         cost=cost,
         seed=network.seed,
-        early_stopping=recipe.patience,
         engine=machine.engine,
         device=machine.device,
         n_threads=machine.n_threads,
