@@ -1,17 +1,19 @@
 """What each part of the tables' recipe is worth: the recipe with one thing changed, on rows of training tables alone.
 
-    python benchmarks/ablations.py                                    every variant, table, and 2 seeds
-    python benchmarks/ablations.py --variants "no dropout" --tables titanic,friedman --seeds 3 --out results.jsonl
+    python benchmarks/ablations.py                                    every variant, table and size, and 2 seeds: hours on two cores
+    python benchmarks/ablations.py --rows 3000 --variants "no dropout" --tables titanic,friedman --seeds 3 --out results.jsonl
 
 Tables: the training rows of those that ``tables.py`` reads (where FCNET_DATA points), scikit-learn's own, and made ones. A seed shuffles
-them: 70% train, at most 3,000 rows, their validation share among them; 30% judge, at most 3,000. No test row of ``tables.py`` is read. A figure is the mean
-over tables of log(error / error of the recipe as it is), in percent: below 0 the change is better. Errors are as in ``tables.py``; "cost"
-is the same with the cross-entropy in place of the part of wrong classes, a finer measure.
+them: 70% train, as many of them as ``--rows`` says, their validation share among them; 30% judge, at most 5,000. Sizes that a table has
+not the rows for are left out but the smallest. No test row of ``tables.py`` is read. A figure is the mean over tables and sizes of
+log(error / error of the recipe as it is), in percent: below 0 the change is better. Errors are as in ``tables.py``; "cost" is the same with the
+cross-entropy in place of the part of wrong classes, a finer measure.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import time
@@ -30,22 +32,33 @@ from fcnet import TabularClassifier, TabularRegressor
 from fcnet.tabular import recipe
 from markdown_tables import number, table
 
-ROWS = 3000
+ROWS = (1000, 4000, 12000)
+JUDGED = 5000
+MADE = 20_000
 VARIANTS: dict[str, dict[str, Any]] = {
     "no linear pieces": {"pieces": 0},
     "8 linear pieces": {"pieces": 8},
-    "32 linear pieces": {"pieces": 32},
+    "64 linear pieces": {"pieces": 64},
     "relu": {"activation": "relu"},
     "selu": {"activation": "selu"},
     "mish": {"activation": "mish"},
-    "weight decay 0.02": {"weight_decay": 0.02},
-    "weight decay 3": {"weight_decay": 3.0},
+    "no weight decay": {"weight_decay": 0.0},
+    "weight decay / 3": {"weight_decay": 0.33},
+    "weight decay x 3": {"weight_decay": 3.0},
+    "weight decay alike at all sizes": {"decay_rows": math.inf},
+    "no dropout": {"dropout": 0.0},
     "dropout 0.3": {"dropout": 0.3},
     "no label smoothing": {"label_smoothing": 0.0},
-    "half the learning rate": {"learning_rate": 0.001},
-    "twice the learning rate": {"learning_rate": 0.004},
-    "32 epochs, 2,000 steps": {"epochs": 32, "steps": 2000},
-    "three networks": {"members": 3},
+    "half the learning rate": {"learning_rate": 0.002},
+    "twice the learning rate": {"learning_rate": 0.008},
+    "batches of 128": {"batch_size": 128},
+    "two layers": {"hidden": (256, 256)},
+    "layers of 128": {"hidden": (128, 128, 128)},
+    "half the epochs": {"epochs": 32},
+    "twice the epochs": {"epochs": 128},
+    "one network": {"members": 1},
+    "one network of 256 epochs": {"members": 1, "epochs": 256},
+    "eight networks": {"members": 8},
 }
 """Name -> what differs from the preset."""
 
@@ -73,24 +86,24 @@ def bundled(load: Callable[..., Any], classes: bool) -> Callable[[], Sample]:
 
 def friedman() -> Sample:
     """Smooth, with interactions, five columns that say nothing, and noise: Friedman, 1991."""
-    X, y = datasets.make_friedman1(4000, 10, noise=1.0, random_state=0)
+    X, y = datasets.make_friedman1(MADE, 10, noise=1.0, random_state=0)
     return polars.DataFrame(X, schema=[f"x{n}" for n in range(10)]), y, False
 
 
 def boxes() -> Sample:
     """Steps in some numbers, each at its own places, some of them skewed: what trees are good at."""
     draw = np.random.default_rng(1)
-    X = draw.normal(size=(4000, 12))
+    X = draw.normal(size=(MADE, 12))
     y = sum(np.sign(X[:, n] - place) for n, place in enumerate((-0.5, 0.0, 0.3, 1.0)))
     y = y + 2.0 * (X[:, 4] > 0) * (X[:, 5] > 0.5) + np.floor(2.0 * X[:, 6]) % 2
     X[:, ::3] = np.exp(X[:, ::3])
-    return polars.DataFrame(X, schema=[f"x{n}" for n in range(12)]), y + draw.normal(0, 0.5, 4000), False
+    return polars.DataFrame(X, schema=[f"x{n}" for n in range(12)]), y + draw.normal(0, 0.5, MADE), False
 
 
 def shops() -> Sample:
     """Categories of many values with effects of their own, numbers whose effect depends on a category, holes."""
     draw = np.random.default_rng(2)
-    n = 4000
+    n = MADE
     town, kind, x = draw.integers(0, 60, n), draw.integers(0, 5, n), draw.normal(size=(n, 4))
     logit = draw.normal(0, 1.2, 60)[town] + draw.normal(0, 1.5, 5)[kind] * x[:, 0] + np.sin(2 * x[:, 1]) + 0.5 * x[:, 2]
     frame = polars.DataFrame({
@@ -104,6 +117,7 @@ TABLES: dict[str, Callable[[], Sample]] = {
     **{name: shared(name) for name in tables.TABLES},
     "diabetes": bundled(datasets.load_diabetes, False),
     "digits": bundled(datasets.load_digits, True),
+    "breast cancer": bundled(datasets.load_breast_cancer, True),
     "friedman": friedman,
     "boxes": boxes,
     "shops": shops,
@@ -113,11 +127,11 @@ TABLES: dict[str, Callable[[], Sample]] = {
 # --- Measuring ------------------------------------------------------------------------------------------------------------
 
 
-def measure(name: str, base: str, variant: str, seed: int) -> dict[str, Any]:
+def measure(name: str, base: str, variant: str, rows: int, seed: int) -> dict[str, Any]:
     X, y, classes = TABLES[name]()
     order = np.random.default_rng(seed).permutation(len(y))
     cut = int(0.7 * len(y))
-    training, judged = order[: min(cut, ROWS)], order[cut : cut + ROWS]
+    training, judged = order[: min(cut, rows)], order[cut : cut + JUDGED]
     recipe.PRESETS["tried"] = replace(recipe.PRESETS[base], **VARIANTS[variant])
     kind = TabularClassifier if classes else TabularRegressor
     began = time.perf_counter()
@@ -136,30 +150,32 @@ def measure(name: str, base: str, variant: str, seed: int) -> dict[str, Any]:
         error = float(np.sqrt(np.square(model.predict(X[judged]) - y[judged]).mean()) / y[judged].std())
         cost = error
     return {
-        "table": name, "base": base, "variant": variant, "seed": seed, "error": error, "cost": cost, "seconds": seconds,
+        "table": name, "base": base, "variant": variant, "rows": rows, "seed": seed, "error": error, "cost": cost, "seconds": seconds,
         "epochs": len(model.history_.epochs), "best": model.history_.best_epoch,
     }  # fmt: skip
 
 
 def report(results: polars.DataFrame) -> str:
-    """Each variant beside the recipe as it is, over tables and seeds, with the standard error over tables."""
-    base = results.filter(polars.col("variant") == "as it is").select("table", "seed", "error", "cost", "seconds")
-    lines = []
+    """Each variant beside the recipe as it is, over tables and seeds, with the standard error over tables; error by size, too."""
+    base = results.filter(polars.col("variant") == "as it is").select(
+        "table", "rows", "seed", "error", "cost", "seconds"
+    )
+    sizes, lines = sorted(results["rows"].unique()), []
     for variant in results["variant"].unique(maintain_order=True):
-        both = results.filter(polars.col("variant") == variant).join(base, on=["table", "seed"], suffix="_base")
+        both = results.filter(polars.col("variant") == variant).join(base, on=["table", "rows", "seed"], suffix="_base")
         logs = both.with_columns(
             ((polars.col("error") + 1e-3) / (polars.col("error_base") + 1e-3)).log().alias("by"),
             (polars.col("cost") / polars.col("cost_base")).log().alias("by_cost"),
         )
         by_table = logs.group_by("table").agg(polars.col("by").mean(), polars.col("by_cost").mean())
         spread = (by_table["by"].std() or 0.0) / math.sqrt(by_table.height)
-        per_table = {row["table"]: row["by"] for row in by_table.rows(named=True)}
+        by_rows = dict(logs.group_by("rows").agg(polars.col("by").mean()).rows())
         lines.append([
             variant, f"{100 * by_table['by'].mean():+.1f} ± {100 * spread:.1f}", f"{100 * by_table['by_cost'].mean():+.1f}",
             f"{number(both['seconds'].sum() / both['seconds_base'].sum())}",
-            *(f"{100 * per_table[name]:+.1f}" if name in per_table else "-" for name in TABLES),
+            *(f"{100 * by_rows[rows]:+.1f}" if rows in by_rows else "-" for rows in sizes),
         ])  # fmt: skip
-    return table(["change", "error, %", "cost, %", "time", *TABLES], lines)
+    return table(["change", "error, %", "cost, %", "time", *(f"{rows:,} rows" for rows in sizes)], lines)
 
 
 def main() -> None:
@@ -167,6 +183,7 @@ def main() -> None:
     parser.add_argument("--base", default="default", help="the preset that is changed")
     parser.add_argument("--tables", default=",".join(TABLES))
     parser.add_argument("--variants", default=None)
+    parser.add_argument("--rows", default=",".join(map(str, ROWS)), help="training rows")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument(
         "--out", type=Path, default=None, help="every measurement as a line of JSON; what is there is kept"
@@ -177,16 +194,19 @@ def main() -> None:
         "as it is",
         *(asked.variants.split(",") if asked.variants else [v for v in VARIANTS if v != "as it is"]),
     ]
+    sizes = sorted(map(int, asked.rows.split(",")))
     measured: list[dict[str, Any]] = []
     if asked.out and asked.out.exists():
         measured = [json.loads(line) for line in asked.out.read_text().splitlines()]
-    there = {(found["table"], found["base"], found["variant"], found["seed"]) for found in measured}
+    there = {(found["table"], found["base"], found["variant"], found["rows"], found["seed"]) for found in measured}
     for seed in range(asked.seeds):
-        for name in asked.tables.split(","):
+        for name, rows in itertools.product(asked.tables.split(","), sizes):
+            if rows > max(0.7 * len(TABLES[name]()[1]), sizes[0]):
+                continue
             for variant in dict.fromkeys(variants):
-                if (name, asked.base, variant, seed) in there:
+                if (name, asked.base, variant, rows, seed) in there:
                     continue
-                measured.append(measure(name, asked.base, variant, seed))
+                measured.append(measure(name, asked.base, variant, rows, seed))
                 if asked.out:
                     with asked.out.open("a") as stream:
                         stream.write(json.dumps(measured[-1]) + "\n")
