@@ -49,7 +49,8 @@ ROWS = {
     "dropout": ("ours", "dropout", 40),
     "dropout, PyTorch": ("torchs", "dropout", 70),
     "whole": ("ours", "whole", 120),
-    "inference": ("ours", "inference", 50),
+    "inference": ("ours", "inference", 75),
+    "inference, PyTorch": ("torchs", "inference", 60),
     "crossover": ("ours", "crossover", 60),
 }
 """Module, function and seconds at most; the most wanted first."""

@@ -8,13 +8,17 @@ is read before it is written: shared memory begins as NaN.
 
 from __future__ import annotations
 
+import importlib
+import sys
 import threading
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
+from numba import config, types
+
+from fcnet import engines
 
 
 class _Thread(threading.Thread):
@@ -67,6 +71,7 @@ class Grid:
     threadIdx = property(lambda self: SimpleNamespace(x=self._own("thread")))
     blockIdx = property(lambda self: SimpleNamespace(x=self._own("block")))
     blockDim = property(lambda self: SimpleNamespace(x=self._own("threads")))
+    gridDim = property(lambda self: SimpleNamespace(x=self._own("blocks")))
 
     def syncthreads(self) -> None:
         self.local.thread.wait("block")
@@ -76,7 +81,7 @@ class Grid:
         blocks = []
         for block in range(n_blocks):
             shared = np.full(n_bytes, 255, np.uint8)  # NaN in every type of float
-            own = {"block": block, "threads": n_threads, "shared": shared}
+            own = {"block": block, "blocks": n_blocks, "threads": n_threads, "shared": shared}
             blocks.append(
                 [_Thread(kernel, arguments, own | {"thread": thread}, self) for thread in range(n_threads)][::step]
             )
@@ -95,12 +100,19 @@ class Grid:
                 one.join()
 
 
-def loaded(file: Path, grid: Grid) -> ModuleType:
-    """A file of kernels in which ``cuda`` is a grid."""
-    module = ModuleType(file.stem)
-    source = file.read_text(encoding="utf-8")
-    line = "from numba import cuda, types\n"
-    assert line in source
-    module.__dict__["cuda"] = grid
-    exec(compile(source.replace(line, "from numba import types\n"), str(file), "exec"), module.__dict__)
-    return module
+def loaded(name: str, grid: Grid) -> ModuleType:
+    """A module of ``fcnet.engines.cuda``, and of those that it imports, in which ``numba.cuda`` is a grid."""
+    numba = ModuleType("numba")
+    numba.cuda, numba.types, numba.config = grid, types, config  # type: ignore[attr-defined]
+    package = "fcnet.engines.cuda"
+    ours = {module: sys.modules[module] for module in sys.modules if module.startswith(package) or module == "numba"}
+    for module in ours:
+        del sys.modules[module]
+    sys.modules["numba"] = numba
+    try:
+        return importlib.import_module(f"{package}.{name}")
+    finally:
+        for module in [module for module in sys.modules if module.startswith(package)]:
+            del sys.modules[module]
+        sys.modules.update(ours)
+        engines.cuda = ours[package]  # type: ignore[attr-defined]

@@ -15,7 +15,10 @@ from numba.cuda import api, compile, dispatcher
 
 from fcnet import activations, costs
 from fcnet.engines.contract import Program
-from fcnet.engines.cuda.kernel import ACTIVATIONS, RULES, kernel_of
+from fcnet.engines.cuda import inference, training
+from fcnet.engines.cuda.device import load_compiler
+from fcnet.engines.cuda.elementary import ACTIVATIONS
+from fcnet.engines.cuda.updates import RULES
 from fcnet.layers import FullyConnectedLayer, SoftmaxLayer
 from fcnet.model import Model
 
@@ -28,32 +31,43 @@ NETWORKS = {
 """Cost -> the last layer, and whether the targets are labels."""
 
 
-def signature(number: types.Type) -> types.Type:
-    """The types of the kernel's arguments, in their order."""
+def array(kind: types.Type, ndim: int) -> types.Type:
+    return types.Array(kind, ndim, "C")
 
-    def array(kind: types.Type, ndim: int) -> types.Type:
-        return types.Array(kind, ndim, "C")
 
+def of_training(number: types.Type) -> types.Type:
+    """The types of the training kernel's arguments, in their order."""
     rows = array(number, 2), array(types.int32, 1), array(number, 2), array(number, 1), array(number, 2)
     tables = array(types.int32, 2), array(number, 3), array(number, 1), array(number, 2)
     masks = array(types.uint32, 2), array(types.uint32, 3)
     return types.void(*rows, *tables, *masks, array(number, 2), array(number, 1), *[types.int64] * 7)
 
 
+def of_inference(number: types.Type) -> types.Type:
+    """And of the inference kernel's."""
+    numbers = array(number, 1)
+    return types.void(numbers, numbers, array(types.int64, 2), numbers, numbers, *[types.int64] * 5)
+
+
+def check(name: str, kernel: object, signature: types.Type, number: types.Type) -> None:
+    ptx, _ = compile(kernel.py_func, signature, cc=CAPABILITY, output="ptx")  # type: ignore[attr-defined]
+    doubles = sum(".f64" in line for line in ptx.splitlines())
+    print(f"{name:<56}{len(ptx):>8,} characters")
+    assert number == types.float64 or doubles == 0, f"{name}: {doubles} operations in float64"
+
+
 def main() -> None:
+    load_compiler()
     here = SimpleNamespace(compute_capability=CAPABILITY)
     dispatcher.get_current_device = api.get_current_device = lambda: here  # asked for where functions are compiled
     hidden = itertools.cycle(ACTIVATIONS)
-    for number, rule, (cost, (last, labels)) in itertools.product(
-        (types.float32, types.float64), RULES, NETWORKS.items()
-    ):
-        layers = FullyConnectedLayer(784, 100, next(hidden), last.p_dropout), last
-        program = Program(Model(layers), getattr(costs, cost), rule, str(number))
-        ptx, _ = compile(kernel_of(program, labels).py_func, signature(number), cc=CAPABILITY, output="ptx")
-        doubles = sum(".f64" in line for line in ptx.splitlines())
-        name = f"{rule.name}, {layers[0].activation_fn.name}, {cost}, {number}"
-        print(f"{name:<48}{len(ptx):>8,} characters")
-        assert number == types.float64 or doubles == 0, f"{name}: {doubles} operations in float64"
+    for number in (types.float32, types.float64):
+        check(f"outputs, {number}", inference.kernel_of(str(number)), of_inference(number), number)
+        for rule, (cost, (last, labels)) in itertools.product(RULES, NETWORKS.items()):
+            layers = FullyConnectedLayer(784, 100, next(hidden), last.p_dropout), last
+            program = Program(Model(layers), getattr(costs, cost), rule, str(number))
+            name = f"steps, {rule.name}, {layers[0].activation_fn.name}, {cost}, {number}"
+            check(name, training.kernel_of(program, labels), of_training(number), number)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ The simulator runs every thread of a block as one of Python's, and its barrier o
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -18,7 +20,8 @@ from fcnet.activations import linear, relu, sigmoid, tanh
 from fcnet.costs import cross_entropy, log_likelihood, quadratic
 from fcnet.data.arrays import Part
 from fcnet.engines.contract import initial_state
-from fcnet.engines.cuda import kernel
+from fcnet.engines.cuda import device, elementary, training
+from fcnet.engines.cuda import engine as engine_module
 from fcnet.engines.cuda.engine import CudaEngine
 from fcnet.initializers import glorot_uniform
 from fcnet.layers import FullyConnectedLayer, SoftmaxLayer
@@ -86,7 +89,7 @@ def test_random_bits():
     key = counters.key(7, counters.Purpose.DROPOUT, 1, 12345678901)
     for n_units in (1, 5, 8):
         expected = counters.bits(key, np.arange(3, dtype=np.uint32), n_units)
-        got = [[kernel.bits(key[0], key[1], row, unit, n_units) for unit in range(n_units)] for row in range(3)]
+        got = [[elementary.bits(key[0], key[1], row, unit, n_units) for unit in range(n_units)] for row in range(3)]
         assert (np.array(got, np.uint32) == expected).all()
 
 
@@ -108,13 +111,11 @@ def test_chunks_threads_and_room_change_no_byte():
 
 
 def test_a_batch_that_leaves_no_room_for_the_next(monkeypatch):
-    from fcnet.engines.cuda import engine as module
-
     case = small(p=(0.3, 0.5), optimizer=Momentum(0.05), n_rows=13)
     program = case.program("float64")
     sizes = (6, 5, 3)
-    for room, message in ((kernel.shared_numbers(sizes, 4, 5, 1, 1), None), (100, "keeps a mini-batch on the chip")):
-        monkeypatch.setattr(module, "SIMULATED", dataclasses.replace(module.SIMULATED, shared_bytes=8 * room))
+    for room, message in ((training.shared_numbers(sizes, 4, 5, 1, 1), None), (100, "keeps a mini-batch on the chip")):
+        monkeypatch.setattr(device, "SIMULATED", dataclasses.replace(device.SIMULATED, shared_bytes=8 * room))
         if message is None:
             assert_agrees(ENGINE, case, "float64")
             continue
@@ -166,6 +167,81 @@ def test_the_rest_of_the_contract():
     assert all((state.parameters[name] == other[name]).all() for name in other)
     assert worst(state.slots["velocity"], slots["velocity"]) < 1e-9
     np.testing.assert_allclose(ENGINE.forward(run, part.X), reference.outputs(case.layers, other, part.X, case.scaling))
+
+
+def test_outputs():
+    """Any depth, activation and number of rows, in both conventions of dropout; sparse rows; more than fit at a time."""
+    hidden = [sigmoid, tanh, relu, linear, fcnet.gelu, fcnet.elu, fcnet.silu, fcnet.leaky_relu]
+    stacks = [
+        (SoftmaxLayer(6, 3, 0.3, weights=glorot_uniform),),
+        *(
+            (
+                FullyConnectedLayer(6, 5, one, 0.4, weights=glorot_uniform),
+                FullyConnectedLayer(5, 9, other, 0.2, weights=glorot_uniform),
+                last,
+            )
+            for one, other, last in zip(
+                hidden[::2],
+                hidden[1::2],
+                (
+                    SoftmaxLayer(9, 3, weights=glorot_uniform),
+                    FullyConnectedLayer(9, 3, sigmoid, 0.5, weights=glorot_uniform),
+                    FullyConnectedLayer(9, 1, linear, weights=glorot_uniform),
+                    FullyConnectedLayer(9, 2, tanh, weights=glorot_uniform),
+                ),
+                strict=True,
+            )
+        ),
+    ]
+    for layers, scaling in itertools.product(stacks, ("training", "inference")):
+        case = Case(layers, quadratic, SGD(0.1), scaling, n_rows=11, n_steps=1)
+        for dtype in ("float64", "float32"):
+            program, parameters = case.program(dtype), case.parameters()
+            run = ENGINE.start(program, initial_state(program, parameters), CPU)
+            for n_rows in (11, 5, 1, 0):
+                X = case.part().X[:n_rows]
+                expected = reference.outputs(case.layers, parameters, X, scaling)
+                got = ENGINE.forward(run, X)
+                assert got.dtype == dtype
+                np.testing.assert_allclose(got, expected, rtol=1e-12 if dtype == "float64" else 1e-5, atol=1e-6)
+            assert run.general is None  # all of it was the kernel's
+
+
+def test_outputs_by_every_way_are_the_same(monkeypatch):
+    case = small(tanh, p=(0.3, 0.5), n_rows=13)
+    program, X = case.program("float32"), case.part().X
+    run = ENGINE.start(program, initial_state(program, case.parameters()), CPU)
+    expected = ENGINE.forward(run, X)
+    np.testing.assert_array_equal(ENGINE.forward(run, scipy.sparse.csr_array(X)), expected)
+    np.testing.assert_array_equal(ENGINE.forward(run, X.astype(np.float64)[::-1])[::-1], expected)
+    monkeypatch.setattr(engine_module, "FEW_NUMBERS", 1)
+    np.testing.assert_array_equal(ENGINE.forward(run, X), expected)
+    monkeypatch.setattr(
+        engine_module, "CHUNK_BYTES", 4 * 4 * 6
+    )  # four rows at a time, whose sums are shared out otherwise
+    np.testing.assert_allclose(ENGINE.forward(run, X), expected, rtol=1e-6)
+    monkeypatch.setattr(engine_module, "MOST_WEIGHTS", 1)
+    np.testing.assert_allclose(ENGINE.forward(run, X), expected, rtol=1e-5)
+    assert run.general is not None
+
+
+def test_several_threads_ask_one_run():
+    case = small(n_rows=13)
+    program, X = case.program("float32"), case.part().X
+    run = ENGINE.start(program, initial_state(program, case.parameters()), CPU)
+    expected = ENGINE.forward(run, X)
+    with ThreadPoolExecutor(3) as pool:
+        answers = list(pool.map(lambda row: ENGINE.forward(run, X[row : row + 1]), range(13)))
+    np.testing.assert_allclose(np.concatenate(answers), expected, rtol=1e-6)
+
+
+def test_a_network_is_asked():
+    network = fcnet.Network([FullyConnectedLayer(4, 5), FullyConnectedLayer(5, 5), SoftmaxLayer(5, 3, 0.2)], 5)
+    X = np.random.default_rng(0).normal(size=(7, 4)).astype(np.float32)
+    expected = network.predict_proba(X, engine="xla", device="cpu")
+    np.testing.assert_allclose(network.predict_proba(X, engine="cuda", device="cpu"), expected, rtol=1e-5)
+    with pytest.raises(fcnet.InputError, match="it trains networks with one hidden layer; this one has 2"):
+        fcnet.train(network, (X, np.arange(7) % 3), epochs=1, engine="cuda", device="cpu", verbose=False)
 
 
 def test_train_runs_on_it():

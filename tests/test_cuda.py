@@ -13,13 +13,15 @@ import numpy as np
 import pytest
 
 import blocks
+import reference
 from fcnet.activations import linear, mish, relu, tanh
 from fcnet.costs import absolute, cross_entropy, log_likelihood, quadratic
 from fcnet.engines import choose
 from fcnet.engines.contract import Placement, Program, initial_state
+from fcnet.engines.cuda import device, inference
 from fcnet.engines.cuda import engine as module
-from fcnet.engines.cuda import kernel
-from fcnet.engines.cuda.engine import Chip, CudaEngine
+from fcnet.engines.cuda.device import Chip
+from fcnet.engines.cuda.engine import CudaEngine
 from fcnet.errors import InputError
 from fcnet.initializers import glorot_uniform
 from fcnet.layers import FullyConnectedLayer, SoftmaxLayer
@@ -44,7 +46,7 @@ def test_in_the_simulator():
 @pytest.fixture
 def hopper(monkeypatch):
     """As if there were a GPU."""
-    monkeypatch.setattr(module, "_chip", lambda placement: HOPPER)
+    monkeypatch.setattr(device, "chip", lambda placement: HOPPER)
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: object())
     return CudaEngine()
 
@@ -110,6 +112,81 @@ def test_hidden_units_of_each_block(blocks, n_hidden, division):
     assert CudaEngine(blocks)._division(n_hidden, HOPPER) == division
 
 
+# --- Outputs ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sizes", "n_rows", "takes"),
+    [
+        ((784, 100, 10), 1, True),
+        ((784, 100, 10), 1_000_000, True),
+        ((20, 64, 64, 2), 1_000_000, True),
+        ((20, 256, 256, 2), 1000, True),
+        ((20, 256, 256, 2), 1_000_000, False),  # arithmetic takes longer than the rows' way to the device
+        ((841, 2500, 2000, 1500, 1000, 500, 10), 1, False),
+        ((100_000, 3), 1, False),  # no room for the rows
+    ],
+)
+def test_which_outputs_are_its_own(hopper, sizes, n_rows, takes):
+    assert (hopper._tiles(network(*sizes), n_rows, GPU) is not None) == takes
+    if not takes and n_rows == 1:
+        assert not hopper.pays(network(*sizes), None, GPU)
+
+
+@pytest.mark.parametrize("sizes", [(784, 100, 10), (20, 64, 64, 2), (3, 1), (784, 256, 10), (4000, 100, 10)])
+@pytest.mark.parametrize("itemsize", [4, 8])
+def test_tiles(sizes, itemsize):
+    """They fit on the chip; few rows are spread over all of it, and weights are fetched once where many rows come."""
+    model = network(*sizes).model
+    n_parameters = sum(n_in * n_out + n_out for n_in, n_out in itertools.pairwise(sizes))
+    before = 0
+    for n_rows in (1, 4, 5, 528, 529, 10_000, 1_000_000):
+        tiles = inference.tiles_for(model, n_rows, 512, HOPPER, itemsize)
+        assert tiles.numbers * itemsize <= HOPPER.shared_bytes
+        assert tiles.rows % inference.GROUP == 0
+        assert tiles.rows >= before
+        assert tiles.blocks == min(-(-n_rows // tiles.rows), 264)
+        assert n_rows > 528 or tiles.rows == 4
+        assert tiles.numbers - tiles.weights_at == (n_parameters if tiles.stays else 0)
+        before = tiles.rows
+    assert tiles.stays == (sizes in ((20, 64, 64, 2), (3, 1)))
+
+
+def answered(monkeypatch, case, n_blocks, n_threads, step, shared_bytes):
+    """A case's outputs before training, from a grid of blocks."""
+    grid = blocks.Grid()
+    pretend(monkeypatch, n_blocks, grid, step, shared_bytes)
+    monkeypatch.setattr(inference, "kernel_of", blocks.loaded("inference", grid).kernel_of)
+    monkeypatch.setattr(module, "FEW_NUMBERS", 1)
+    monkeypatch.setattr(module, "CHUNK_BYTES", 8 * 9 * 60)  # 60 rows at a time
+    engine, program = CudaEngine(threads=n_threads), case.program("float64")
+    run = engine.start(program, initial_state(program, case.parameters()), CPU)
+    return engine.forward(run, case.part().X)
+
+
+@pytest.mark.parametrize(
+    "shared_bytes", [227 << 10, 8 * 4 * 9 + 8 * 4 * 70], ids=["weights in shared memory", "and not"]
+)
+def test_outputs_of_several_blocks(monkeypatch, shared_bytes):
+    layers = (
+        FullyConnectedLayer(9, 7, tanh, 0.2),
+        FullyConnectedLayer(7, 8, relu, 0.5),
+        SoftmaxLayer(8, 3, 0.5, weights=glorot_uniform),
+    )
+    case = Case(layers, log_likelihood, SGD(0.3), n_rows=101, n_steps=1)
+    parameters = case.parameters()
+    expected = reference.outputs(case.layers, parameters, case.part().X, case.scaling)
+    for n_threads in (5, 70):
+        answers = [
+            answered(monkeypatch, case, n_blocks, n_threads, step, shared_bytes)
+            for n_blocks, step in ((1, 1), (1, -1), (3, 1), (3, -1))
+        ]
+        for answer in answers:
+            np.testing.assert_allclose(answer, expected, rtol=1e-12)
+        assert answers[0].tobytes() == answers[1].tobytes()
+        assert answers[2].tobytes() == answers[3].tobytes()
+
+
 # --- The choice between the engines -------------------------------------------------------------------------------------
 
 
@@ -117,8 +194,16 @@ def test_hidden_units_of_each_block(blocks, n_hidden, division):
     ("program", "mini_batch_size", "engine", "reason"),
     [
         (ARTICLE, 10, "cuda", "H200"),
-        (ARTICLE, 512, "xla", "H200; not cuda: its kernel is for small batches of small networks."),
-        (ARTICLE, None, "xla", "H200; not cuda: it is for training."),
+        (ARTICLE, 512, "xla", "H200; not cuda: its kernels are for small batches of small networks."),
+        (ARTICLE, None, "cuda", "H200"),
+        (network(784, 30, 30, 10), None, "cuda", "H200"),
+        (network(784, 2000, 1000, 10), None, "xla", "H200; not cuda: its kernels are for small networks."),
+        (
+            network(784, 30, 10, hidden=mish),
+            None,
+            "xla",
+            "H200; not cuda: the activation mish of layer 0 is not among its own; the engine xla takes any.",
+        ),
         (
             network(784, 30, 30, 10),
             10,
@@ -139,14 +224,18 @@ def test_auto_on_a_gpu(hopper, monkeypatch, program, mini_batch_size, engine, re
 # --- Several blocks -----------------------------------------------------------------------------------------------------
 
 
+def pretend(monkeypatch, multiprocessors, grid, step, shared_bytes=227 << 10):
+    """As if the grid were a GPU's."""
+    monkeypatch.setattr(device, "is_simulated", lambda: True)
+    monkeypatch.setattr(device, "SIMULATED", Chip(multiprocessors, shared_bytes))
+    monkeypatch.setattr(device, "launch", lambda *arguments: grid.launch(*arguments, step=step))
+
+
 def advanced(monkeypatch, case, n_blocks, n_threads, step, n_steps=None):
     """A case's state and report from a grid of blocks, see ``blocks.py``."""
     grid = blocks.Grid()
-    kernels = blocks.loaded(Path(kernel.__file__), grid)
-    monkeypatch.setattr(module, "is_simulated", lambda: True)
-    monkeypatch.setattr(module, "SIMULATED", Chip(multiprocessors=n_blocks, shared_bytes=227 << 10))
-    monkeypatch.setattr(module, "kernel_of", kernels.kernel_of)
-    monkeypatch.setattr(module, "_launch", lambda *arguments: grid.launch(*arguments, step=step))
+    pretend(monkeypatch, n_blocks, grid, step)
+    monkeypatch.setattr(module, "kernel_of", blocks.loaded("training", grid).kernel_of)
     engine, program = CudaEngine(threads=n_threads), case.program("float64")
     run = engine.start(program, initial_state(program, case.parameters()), CPU)
     report = engine.advance(run, engine.put(case.part(), program, CPU), case.plan())

@@ -7,7 +7,7 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,13 @@ ARTICLE = (784, 100, 10)
 CIRESAN = (841, 2500, 2000, 1500, 1000, 500, 10)
 """Cireşan et al., "Deep, Big, Simple Neural Nets", 2010: 12.1 million weights."""
 WIDE = (784, 1024, 1024, 10)
+TABLE = (20, 64, 64, 2)
 
-# By datasheet, for the floor of a row where this run measured no ceiling: bytes and operations a second of an H200.
-DATASHEET = {"bytes": 4.8e12, "float32": 67e12, "tf32": 494e12, "bf16": 989e12}
+# By datasheet, for the floor of a row where this run measured no ceiling: bytes and operations a second of an H200, and bytes a
+# second from the host.
+DATASHEET = {"bytes": 4.8e12, "float32": 67e12, "tf32": 494e12, "bf16": 989e12, "host": 63e9}
+LAUNCH = 4e-6
+"""Seconds from a launch to the host's knowledge that it is done, at least, about; by experience and not by a datasheet."""
 GRID_BARRIER = 1.2e-6
 """Seconds that a barrier over the grid takes at least, about; by experience and not by a datasheet."""
 
@@ -145,9 +149,19 @@ def _answer(sizes: tuple[int, ...]) -> Any:
     )  # fmt: skip
 
 
+def _fetched_answer(sizes: tuple[int, ...]) -> Any:
+    """The same, where rows come from the host's memory and outputs go there, by turns."""
+    n_bytes = 4.0 * (sizes[0] + sizes[-1])
+    return lambda bench, precision: (n_bytes, 2.0 * n_weights(bench.sizes(sizes)), n_bytes / bench.rate("host"))
+
+
 def _one_answer(sizes: tuple[int, ...]) -> Any:
-    """One row: the weights, once."""
-    return lambda bench, precision: (4.0 * n_weights(bench.sizes(sizes)), 2.0 * n_weights(bench.sizes(sizes)), 0.0)
+    """One row: the weights, once, and one launch."""
+    return lambda bench, precision: (4.0 * n_weights(bench.sizes(sizes)), 2.0 * n_weights(bench.sizes(sizes)), LAUNCH)
+
+
+NAMES = {"784-100-10": ARTICLE, "20-64-64-2": TABLE, "841-...-10": CIRESAN}
+"""Networks that are asked."""
 
 
 WORK = {
@@ -155,10 +169,9 @@ WORK = {
     "841-...-10, batch 4096": _large_step,
     "841-...-10, batch 1": _online_step,
     "784-1024-1024-10, dropout, batch 128": _dropout_step,
-    "predict, 784-100-10, one row": _one_answer(ARTICLE),
-    "predict, 784-100-10, a row of many": _answer(ARTICLE),
-    "predict, 841-...-10, one row": _one_answer(CIRESAN),
-    "predict, 841-...-10, a row of many": _answer(CIRESAN),
+    **{f"predict, {name}, one row": _one_answer(sizes) for name, sizes in NAMES.items()},
+    **{f"predict, {name}, a row of many, on the device": _answer(sizes) for name, sizes in NAMES.items()},
+    **{f"predict, {name}, a row of many, from the host": _fetched_answer(sizes) for name, sizes in NAMES.items()},
 }
 """Workload -> bench and precision -> bytes, operations, and seconds that it takes in any case."""
 
@@ -168,6 +181,48 @@ def data(n_in: int, n_rows: int) -> tuple[NDArray[np.float32], NDArray[np.int64]
     rows, labels = mnist() or _noise(n_rows)
     rows, labels = (np.resize(array, (n_rows, *array.shape[1:])) for array in (rows, labels))
     return np.ascontiguousarray(np.pad(rows, [(0, 0), (0, n_in - 784)])), labels
+
+
+def asked(
+    bench: Bench, sizes: tuple[int, ...]
+) -> tuple[tuple[int, ...], list[NDArray[np.float32]], NDArray[np.float32]]:
+    """A network that is asked: its layers, weights and biases by turns, and the many rows."""
+    own, random = bench.sizes(sizes), np.random.default_rng(0)
+    arrays = []
+    for n_in, n_out in itertools.pairwise(own):
+        arrays += [random.normal(0.0, n_in**-0.5, (n_in, n_out)), random.normal(0.0, 0.1, n_out)]
+    many = bench.count(200_000 if sizes == CIRESAN else 1_000_000, 16)
+    return own, [array.astype(np.float32) for array in arrays], random.random((many, own[0]), np.float32)
+
+
+def answers(what: str, who: str, bench: Bench, rows: Any, device_rows: Any, ask: Callable[[Any], Any] | None, compute: Callable[[Any], Any] | None) -> Iterator[Figure]:  # fmt: skip
+    """A contestant's figures: one row and many from the host's memory and back, and many that lie on the device.
+
+    Args:
+        ask: rows of the host -> outputs there; None to leave that out.
+        compute: rows on the device -> outputs there, when they are done; None to leave that out.
+    """
+    calls: dict[str, tuple[Callable[[Any], Any] | None, Any]] = {
+        "one row": (ask, rows[:1]),
+        "a row of many, from the host": (ask, rows),
+        "a row of many, on the device": (compute, device_rows),
+    }
+    for name, (call, given) in calls.items():
+        if call is None or (name != "one row" and len(rows) == 1):
+            continue
+        kind = f"predict, {what}, {name}"
+        more: dict[str, Any] = bench.roofline(kind, "float32" if name == "one row" else "tf32", 1e6)
+
+        def once(call: Any = call, given: Any = given) -> int:
+            call(given)
+            return len(rows) if call is compute else len(given)
+
+        try:
+            each = seconds_each(once, bench.seconds / 2, warm=bench.count(20 if name == "one row" else 2, 1))
+            note = "" if name == "one row" else f"{1.0 / each:,.0f} rows/s"
+            yield Figure(kind, who, 1e6 * each, "µs", note=note, **more)
+        except Exception as error:
+            yield Figure(kind, who, note=f"{type(error).__name__}: {str(error).splitlines()[0][:160]}", **more)
 
 
 def mnist(part: str = "train") -> tuple[NDArray[np.float32], NDArray[np.int64]] | None:

@@ -22,17 +22,22 @@ from fcnet import costs, optimizers
 from fcnet.data.arrays import Part
 from fcnet.engines.choose import engine_named
 from fcnet.engines.contract import Placement, Program, initial_state
+from fcnet.engines.cuda import device
 from fcnet.engines.cuda.engine import CudaEngine
 from fcnet.engines.xla import XlaEngine
+from fcnet.engines.xla import _forward as compiled_forward
 from fcnet.initializers import glorot_uniform, he_normal, zeros
 from fcnet.model import Model
 from fcnet.steps import Steps, penalty_per_mini_batches, seeded_order
 from on_gpu.bench import (
     ARTICLE,
     CIRESAN,
+    NAMES,
     WIDE,
     Bench,
     Figure,
+    answers,
+    asked,
     data,
     mnist,
     n_weights,
@@ -305,36 +310,56 @@ def dropout(bench: Bench) -> Iterator[Figure]:
 
 
 def inference(bench: Bench) -> Iterator[Figure]:
-    """One row, and a million."""
-    for sizes in (ARTICLE, CIRESAN):
-        own = bench.sizes(sizes)
-        network = fcnet.Network(layers_of(own, fcnet.tanh), 10)
-        name = "-".join(map(str, sizes)) if len(sizes) == 3 else "841-...-10"
-        many = bench.count(1_000_000 if len(sizes) == 3 else 200_000, 2_000)
-        X = data(own[0], many)[0]
-        one = X[:1]
+    """One row, and a million, of networks small and large; JAX by hand beside them."""
+    import jax
+    import jax.numpy as jnp
 
-        def answer(rows: Any, network: Any = network) -> int:
-            network.predict_proba(rows, engine="xla", device=bench.device)
-            return len(rows)
+    placement = Placement(bench.device)
+    for name, sizes in NAMES.items():
+        own, arrays, rows = asked(bench, sizes)
+        network = fcnet.Network(layers_of(own, fcnet.relu), 10)
+        network.arrays = dict(zip((name for name, _ in network.model.shapes()), arrays, strict=True))
+        program, there = network._program(None), jax.device_put(rows)
+        expected = network.predict_proba(rows[:100], engine="native", device="cpu")
+        cuda, xla = CudaEngine(threads=16 if bench.device == "cpu" else None), XlaEngine()
+        engines: dict[str, Any] = {"xla": xla}
+        if cuda.answers(program, placement) is None and cuda.pays(program, None, placement):
+            engines = {"cuda": cuda, "xla": xla}
+        for who, engine in engines.items():
+            run = engine.start(program, initial_state(program, network.arrays), placement)
 
-        latency = seconds_each(lambda one=one, answer=answer: answer(one), bench.seconds, warm=20)  # type: ignore[misc]
-        yield Figure(f"predict, {name}, one row", "fcnet xla", 1e6 * latency, "µs", **bench.roofline(f"predict, {name}, one row", "float32", 1e6))  # type: ignore[arg-type]  # fmt: skip
-        each = seconds_each(lambda X=X, answer=answer: answer(X), bench.seconds, warm=1)  # type: ignore[misc]
-        each_row = bench.roofline(f"predict, {name}, a row of many", "tf32", 1.0)
-        more: dict[str, Any] = each_row | {"floor": 1.0 / each_row["floor"]}  # rows a second at most
-        yield Figure(f"predict, {name}, {many:,} rows", "fcnet xla, from the host's memory and back", 1.0 / each, "rows/s", **more)  # fmt: skip
-        program = network._program(None)
-        engine, placement = XlaEngine(), Placement(bench.device)
-        put = engine.put(Part(X, np.zeros(many, np.int64)), program, placement)
-        run = engine.start(program, initial_state(program, network.arrays), placement)
+            def ask(rows: Any, engine: Any = engine, run: Any = run) -> Any:
+                return engine.forward(run, rows)
 
-        def score(engine: Any = engine, run: Any = run, put: Any = put, many: int = many) -> int:
-            engine.evaluate(run, put)
-            return many
+            def by_xla(rows: Any, xla: Any = xla, run: Any = run) -> None:
+                jax.block_until_ready(xla._compiled(compiled_forward, run)(run.program, run.parameters, rows))
 
-        each = seconds_each(score, bench.seconds)
-        yield Figure(f"predict, {name}, {many:,} rows", "fcnet xla, scored on the device", 1.0 / each, "rows/s", **more)  # fmt: skip
+            def by_kernel(rows: Any, cuda: Any = cuda, run: Any = run) -> None:
+                cuda._answer(run, run.answers, *rows)
+                device.wait()
+
+            off = float(np.abs(ask(rows[:100]) - expected).max())
+            if off > 1e-3:  # outputs of TF32 products are this near
+                yield Figure(f"predict, {name}", f"fcnet {who}", off, "in an output", "<= 1e-3", False)
+            compute, on_device = by_xla, there
+            if who == "cuda":
+                one_row = device.as_kernels_see(jnp.reshape(there, -1))
+                compute, on_device = by_kernel, (one_row, device.room(len(rows) * own[-1], "float32"), len(rows))
+                compute = compute if cuda._tiles(program, len(rows), placement) else None
+            yield from answers(name, f"fcnet {who}", bench, rows, on_device, ask, compute)
+        network_there = jax.device_put(arrays)
+
+        @jax.jit
+        def by_hand(arrays: Any, x: Any) -> Any:
+            for w, b in zip(arrays[:-2:2], arrays[1:-2:2], strict=True):
+                x = jnp.maximum(x @ w + b, 0.0)
+            return jax.nn.softmax(x @ arrays[-2] + arrays[-1])
+
+        yield from answers(
+            name, "peer: jax.jit", bench, rows, there,
+            lambda rows: np.asarray(by_hand(network_there, rows)),  # noqa: B023  (called before the next network)
+            lambda rows: jax.block_until_ready(by_hand(network_there, rows)),  # noqa: B023
+        )  # fmt: skip
 
 
 # --- A whole process ----------------------------------------------------------------------------------------------------

@@ -7,11 +7,12 @@ import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 
-from on_gpu.bench import ARTICLE, CIRESAN, WIDE, Bench, Figure, data, seconds_each
+from on_gpu.bench import ARTICLE, CIRESAN, NAMES, WIDE, Bench, Figure, answers, asked, data, seconds_each
 
 GRAPH = 100
 """Steps in one CUDA graph."""
@@ -30,6 +31,7 @@ def chip(bench: Bench) -> Iterator[Figure]:
     """The chip's ceilings: a copy on the device, and a large product of random matrices."""
     device, n = _device(bench), bench.count(8192, 128)
     yield Figure("chip", "bytes", _copy_rate(bench), "bytes/s", note="a copy on the device, read and written")
+    yield Figure("chip", "host", _host_rate(bench), "bytes/s", note="from the host's pinned memory")
     for precision in ("bf16", "tf32", "float32"):
         torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
         kind = torch.bfloat16 if precision == "bf16" else torch.float32
@@ -43,6 +45,20 @@ def chip(bench: Bench) -> Iterator[Figure]:
 
         rate = 2.0 * n**3 / seconds_each(multiply, bench.seconds)
         yield Figure("chip", precision, rate, "operations/s", note=f"a product {n} x {n} x {n} of random numbers")
+
+
+def _host_rate(bench: Bench) -> float:
+    """Bytes a second that come over from the host's pinned memory."""
+    numbers = torch.rand(bench.count(1 << 27, 1 << 16))
+    numbers = numbers.pin_memory() if bench.device == "gpu" else numbers
+    there = torch.empty_like(numbers, device=_device(bench))
+
+    def copy() -> int:
+        there.copy_(numbers, non_blocking=True)
+        _wait(bench)
+        return 1
+
+    return 4 * numbers.numel() / seconds_each(copy, bench.seconds / 3)
 
 
 def _copy_rate(bench: Bench) -> float:
@@ -183,3 +199,60 @@ def dropout(bench: Bench) -> Iterator[Figure]:
             bench, "784-1024-1024-10, dropout, batch 128", 1e6, "µs a step", ways, sizes, 128, n_rows, nn.ReLU, p_dropout=0.5,
             precision=precision,
         )  # fmt: skip
+
+
+def inference(bench: Bench) -> Iterator[Figure]:
+    """One row, and a million, of networks small and large."""
+    torch.set_float32_matmul_precision("high")
+    device = _device(bench)
+    for name, sizes in NAMES.items():
+        own, arrays, rows = asked(bench, sizes)
+        network = nn.Sequential(*_network(own, nn.ReLU, 0.0, device), nn.Softmax(dim=1)).requires_grad_(False).eval()
+        linear = [layer for layer in network if isinstance(layer, nn.Linear)]
+        for layer, w, b in zip(linear, arrays[::2], arrays[1::2], strict=True):
+            layer.weight.copy_(torch.from_numpy(np.ascontiguousarray(w.T)))
+            layer.bias.copy_(torch.from_numpy(b))
+        there = torch.from_numpy(rows).to(device)
+        ways: dict[str, Callable[[Any], Any]] = {"eager": network}
+        if bench.device == "gpu":
+            ways["compiled"] = torch.compile(network, dynamic=False)
+        for who, way in ways.items():
+
+            def ask(rows: Any, way: Any = way) -> Any:
+                with torch.inference_mode():
+                    return way(torch.from_numpy(rows).to(device)).cpu().numpy()
+
+            def compute(rows: Any, way: Any = way) -> None:
+                with torch.inference_mode():
+                    way(rows)
+                _wait(bench)
+
+            yield from answers(name, f"peer: PyTorch, {who}", bench, rows, there, ask, compute)
+        if bench.device == "gpu":
+            try:
+                yield from answers(name, "peer: PyTorch, CUDA graph", bench, rows[:1], there[:1], _asked_by_graph(network, own), None)  # fmt: skip
+            except Exception as error:
+                yield Figure(f"predict, {name}, one row", "peer: PyTorch, CUDA graph", note=f"{type(error).__name__}: {error}"[:160])  # fmt: skip
+
+
+def _asked_by_graph(network: nn.Module, sizes: tuple[int, ...]) -> Callable[[Any], Any]:
+    """One row by one launch of a graph, the two copies in it."""
+    here, back = torch.zeros(1, sizes[0]).pin_memory(), torch.zeros(1, sizes[-1]).pin_memory()
+    into = torch.zeros(1, sizes[0], device="cuda")
+    stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+    with torch.inference_mode():
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                network(into)
+        torch.cuda.synchronize()
+        with torch.cuda.graph(graph):
+            into.copy_(here, non_blocking=True)
+            back.copy_(network(into), non_blocking=True)
+
+    def ask(rows: Any) -> Any:
+        here.numpy()[:] = rows
+        graph.replay()
+        torch.cuda.synchronize()
+        return back.numpy().copy()
+
+    return ask

@@ -73,7 +73,7 @@ def choose(
         program: what is to run.
         n_threads: at most so many on a CPU; None for what the environment says, and else one a core.
         deterministic: on a GPU, only operations that answer the same bytes every time.
-        mini_batch_size: rows of a step; None where nothing is trained.
+        mini_batch_size: rows of a step; None where nothing is trained step by step.
 
     Raises:
         InputError: an unknown engine or device, or a program that the engine cannot run.
@@ -86,26 +86,36 @@ def choose(
     placement = replace(placement, threads=n_threads, deterministic=deterministic)
     if engine != "auto":
         chosen = engine_named(engine)
-        if (objection := chosen.supports(program, placement)) is not None:
+        if (objection := _why_not(chosen, program, placement, mini_batch_size)) is not None:
             raise InputError(f"The engine {engine} cannot run this network: {objection}")
         return Choice(chosen, placement, reason)
     objections: list[str] = []
     for name in AUTO[placement.device]:
         chosen = engine_named(name)
-        objection = chosen.supports(program, placement) or _why_not_auto(chosen, program, placement, mini_batch_size)
+        objection = _why_not(chosen, program, placement, mini_batch_size)
+        objection = objection or _why_not_auto(chosen, program, placement, mini_batch_size)
         if objection is None:
             return Choice(chosen, placement, "; ".join([reason, *objections]))
         objections.append(f"not {name}: {objection}")
     raise InputError(f"No engine can run this network: {'; '.join(objections)}")
 
 
+def _why_not(engine: Engine, program: Program, placement: Placement, mini_batch_size: int | None) -> str | None:
+    """Why an engine cannot run a program; one that trains fewer networks than it answers for says so by ``answers``."""
+    asked = engine.supports if mini_batch_size is not None else getattr(engine, "answers", engine.supports)
+    return asked(program, placement)
+
+
 def _why_not_auto(engine: Engine, program: Program, placement: Placement, mini_batch_size: int | None) -> str | None:
     """Why an engine that can run a program is not the one to choose; None where it is."""
-    if (pays := getattr(engine, "pays", None)) is None:
+    pays = getattr(engine, "pays", None)
+    if pays is None or pays(program, mini_batch_size, placement):
         return None
-    if mini_batch_size is None:
-        return "it is for training."
-    return None if pays(program, mini_batch_size, placement) else "its kernel is for small batches of small networks."
+    return (
+        "its kernels are for small batches of small networks."
+        if mini_batch_size
+        else "its kernels are for small networks."
+    )
 
 
 def _place(device: str) -> tuple[Placement, str]:

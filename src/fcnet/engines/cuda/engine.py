@@ -1,22 +1,18 @@
-"""The fast engine on an NVIDIA GPU, under the engine contract: a chunk of steps is one launch of one kernel.
+"""The fast engine on an NVIDIA GPU, under the engine contract: a chunk of steps is one launch of one kernel, and so is an answer.
 
-Data, evaluation and prediction are the general engine's, on the same device.
+Data, evaluation, and outputs of networks or rows that are better left to matrix units, are the general engine's, on the same device.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib.util
-import warnings
+import threading
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from numba import config, cuda
-from numba.core.errors import NumbaPerformanceWarning
 from numpy.typing import NDArray
 
 from fcnet import counters
@@ -25,34 +21,31 @@ from fcnet.costs import cross_entropy, log_likelihood
 from fcnet.data.arrays import Part, Rows, TargetKind, is_sparse
 from fcnet.engines import xla
 from fcnet.engines.contract import Metrics, Placement, Plan, Program, Report, TrainState
-from fcnet.engines.cuda.kernel import ACTIVATIONS, COSTS, RULES, kernel_of, shared_numbers
+from fcnet.engines.cuda import device, inference
+from fcnet.engines.cuda.costs import COSTS
+from fcnet.engines.cuda.device import Chip
+from fcnet.engines.cuda.elementary import ACTIVATIONS
+from fcnet.engines.cuda.inference import Tiles, n_weights, tiles_for
+from fcnet.engines.cuda.training import kernel_of, shared_numbers
+from fcnet.engines.cuda.updates import RULES
 from fcnet.errors import InputError
-from fcnet.layers import FullyConnectedLayer, SoftmaxLayer
 
-THREADS = 256
+TRAINING_THREADS, INFERENCE_THREADS = 256, 512
 """Threads of a block."""
-STANDARD_SHARED_BYTES = 48 << 10
-"""Shared memory that any kernel may have; more is asked for."""
 CROSSOVER_OPERATIONS = 100_000_000
 """Floating-point operations of a step from which on the general engine's matrix units are the faster way. An estimate, not a
 measurement: ``benchmarks/gpu.py`` prints the two engines beside each other."""
-
-
-@dataclass(frozen=True)
-class Chip:
-    """What a GPU has.
-
-    Attributes:
-        multiprocessors: each runs one block of the kernel.
-        shared_bytes: shared memory that a block may have.
-    """
-
-    multiprocessors: int
-    shared_bytes: int
-
-
-SIMULATED = Chip(multiprocessors=1, shared_bytes=227 << 10)
-"""What Numba's simulator is taken for: its barrier over the grid serves one block."""
+ANSWER_OPERATIONS = 500_000_000
+"""Floating-point operations of an answer up to which one launch is faster than the general engine's several. An estimate too."""
+WEIGHTS_OF_A_NUMBER = 800
+"""So many weights for each number of a row, in or out, are multiplied in the time in which that number comes over from the host: up to
+them, any number of rows is answered as fast as it can be fetched. An estimate too."""
+MOST_WEIGHTS = 1 << 20
+"""Of a network for whose one row one multiprocessor is enough: it reads so many in some 40 µs."""
+CHUNK_BYTES = 1 << 26
+"""Rows, or outputs, that are on the device at a time."""
+FEW_NUMBERS = 1 << 14
+"""Rows of so many numbers, and as many outputs, stay in the host's memory, where the kernel reaches them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,51 +62,61 @@ class Data:
 
 @dataclass(eq=False)
 class Run:
-    """A state on the device, ``(1 + n_slots, n_parameters)``; the general engine's copy of it is made anew when it is stale."""
+    """A state on the device.
+
+    Attributes:
+        state: ``(1 + n_slots, n_parameters)``; in its first line the parameters.
+        general: the general engine's copy; None where the state has changed since, or it was never needed.
+        answers: what outputs need; None where none were asked for.
+        lock: answers use one place for few rows, and may be asked for by several threads.
+    """
 
     program: Program
     placement: Placement
     state: Any
     step: int
-    general: xla.Run
-    is_stale: bool = False
+    general: xla.Run | None = None
+    answers: Answers | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """A network as the inference kernel reads it, and the host's memory for few rows and their outputs."""
+
+    parameters: Any
+    layers: Any
+    keeps: Any
+    few_rows: Any
+    few_outputs: Any
 
 
 class CudaEngine:
-    """One persistent kernel on one GPU, for networks with one hidden layer; see ``fcnet.engines.contract.Engine``.
+    """One kernel on one GPU: for steps of networks with one hidden layer, and for outputs of small networks of any depth; see
+    ``fcnet.engines.contract.Engine``.
 
     Args:
         blocks: into so many blocks the hidden units are divided, at most; None for one on each multiprocessor.
-        threads: of each block.
+        threads: of each block; None for ``TRAINING_THREADS`` and ``INFERENCE_THREADS``.
     """
 
     name = "cuda"
-    description = "Numba CUDA: steps of a network with one hidden layer in one kernel on an NVIDIA GPU"
+    description = "Numba CUDA: an NVIDIA GPU; trains networks with one hidden layer, and computes outputs of small ones, each in one kernel"
 
-    def __init__(self, blocks: int | None = None, threads: int = THREADS) -> None:
-        self._blocks, self._threads = blocks, threads
+    def __init__(self, blocks: int | None = None, threads: int | None = None) -> None:
+        self._blocks = blocks
+        self._threads, self._answer_threads = threads or TRAINING_THREADS, threads or INFERENCE_THREADS
         self._general = xla.XlaEngine()
 
     def supports(self, program: Program, placement: Placement) -> str | None:
-        """None where the engine can do this; else the reason why not."""
+        """None where the engine can train this; else the reason why not."""
+        if (reason := self._why_not_here(program, placement)) is not None:
+            return reason
         layers = program.model.layers
-        if placement.device != "gpu" and not is_simulated():
-            return "it runs on GPUs only."
-        if (missing := self.missing()) is not None:
-            return missing
-        if placement.shards > 1:
-            return "it runs on one GPU; the engine xla shares a batch out."
-        if program.members is not None:
-            return "it trains one network at a time."
-        if program.precision == "bf16":
-            return "it multiplies float32 and float64 numbers; the engine xla rounds to bf16."
         if len(layers) != 2:
             return f"it trains networks with one hidden layer; this one has {len(layers) - 1}."
-        for index, layer in enumerate(layers):
-            if not isinstance(layer, FullyConnectedLayer | SoftmaxLayer) or getattr(layer, "parametric", False):
-                return f"layer {index} is of a kind that only the engine xla reads."
-        if layers[0].activation_fn not in ACTIVATIONS:
-            return f"the activation {layers[0].activation_fn.name} of layer 0 is not among its own; the engine xla takes any."
+        if (reason := inference.why_not(program.model)) is not None:
+            return reason
         last = layers[1].activation_fn
         paired = {log_likelihood: last == softmax, cross_entropy: last == sigmoid}.get(
             program.cost, last in ACTIVATIONS
@@ -128,16 +131,34 @@ class CudaEngine:
             return "the weights do not fit into the chip's shared memory."
         return None
 
+    def answers(self, program: Program, placement: Placement) -> str | None:
+        """None where the engine can compute this network's outputs, metrics and gradient; else the reason why not."""
+        return self._why_not_here(program, placement) or inference.why_not(program.model)
+
+    def _why_not_here(self, program: Program, placement: Placement) -> str | None:
+        if placement.device != "gpu" and not device.is_simulated():
+            return "it runs on GPUs only."
+        if (missing := self.missing()) is not None:
+            return missing
+        if placement.shards > 1:
+            return "it runs on one GPU; the engine xla shares a batch out."
+        if program.members is not None:
+            return "it trains one network at a time."
+        if program.precision == "bf16":
+            return "it multiplies float32 and float64 numbers; the engine xla rounds to bf16."
+        return None
+
     def missing(self) -> str | None:
         """What is to be installed for it; None where all is there."""
-        if is_simulated() or importlib.util.find_spec("numba_cuda") is not None:
+        if device.is_simulated() or importlib.util.find_spec("numba_cuda") is not None:
             return None
         return "it needs numba-cuda; install it with: pip install 'fcnet[gpu]'."
 
-    def pays(self, program: Program, mini_batch_size: int, placement: Placement) -> bool:
-        """Whether steps of so many rows are better done here than in the general engine."""
-        n_weights = sum(layer.n_in * layer.n_out for layer in program.model.layers)
-        small = 6 * n_weights * mini_batch_size <= CROSSOVER_OPERATIONS
+    def pays(self, program: Program, mini_batch_size: int | None, placement: Placement) -> bool:
+        """Whether this is better done here than in the general engine: steps of so many rows; None for outputs."""
+        if mini_batch_size is None:
+            return self._tiles(program, 1, placement) is not None
+        small = 6 * n_weights(program.model) * mini_batch_size <= CROSSOVER_OPERATIONS
         return small and self._fits(program, mini_batch_size, placement)
 
     def put(self, part: Part, program: Program, placement: Placement) -> Data:
@@ -145,32 +166,34 @@ class CudaEngine:
         if is_sparse(part.X):
             part = replace(part, X=part.X.toarray())
         general = self._general.put(part, program, placement)
-        with _on(placement):
-            X, y, weights = map(_as_kernels_see, (general.X, general.y, general.weights))
+        with device.on(placement):
+            X, y, weights = map(device.as_kernels_see, (general.X, general.y, general.weights))
             nothing = np.zeros(1, np.int32), np.zeros((1, 1), program.dtype)
-            labels, targets = (y, _to_device(nothing[1])) if part.kind == "labels" else (_to_device(nothing[0]), y)
+            labels, targets = (
+                (y, device.to_device(nothing[1])) if part.kind == "labels" else (device.to_device(nothing[0]), y)
+            )
         return Data(general, X, labels, targets, weights, part.kind)
 
     def start(self, program: Program, state: TrainState, placement: Placement) -> Run:
         """Copy a state to the device."""
         arrays = [state.parameters, *(state.slots[slot] for slot in program.rule.slots)]
         flat = np.array([_flat(program, named) for named in arrays], program.dtype)
-        with _on(placement):
-            return Run(program, placement, _to_device(flat), state.step, self._general.start(program, state, placement))
+        with device.on(placement):
+            return Run(program, placement, device.to_device(flat), state.step)
 
     def replace(self, run: Run, parameters: Mapping[str, NDArray[Any]]) -> None:
         """Put other parameters in the place of a run's."""
-        with _on(run.placement):
-            flat = _to_host(run.state)
+        with device.on(run.placement):
+            flat = device.to_host(run.state)
             flat[0] = _flat(run.program, parameters)
-            run.state = _to_device(flat)
-        run.is_stale = True
+            run.state = device.to_device(flat)
+        run.general = run.answers = None
 
     def advance(self, run: Run, data: Data, plan: Plan) -> Report:
         """Do a chunk of steps."""
         program, dtype, n_steps = run.program, run.program.dtype, plan.n_steps
         sizes, batch = _sizes(program), plan.rows.shape[1]
-        chip, n_slots = _chip(run.placement), len(program.rule.slots)
+        chip, n_slots = device.chip(run.placement), len(program.rule.slots)
         n_blocks, units = self._division(sizes[1], chip)
         numbers = functools.partial(shared_numbers, sizes, batch, units, n_slots)
         item = np.dtype(dtype).itemsize
@@ -194,20 +217,20 @@ class CudaEngine:
         )
         kinds: tuple[Any, ...] = plan.rows.dtype, dtype, dtype, dtype, np.uint32, np.uint32
         kernel = kernel_of(program, data.kind == "labels")
-        with _on(run.placement):
+        with device.on(run.placement):
             there = [
-                _to_device(np.ascontiguousarray(table[:n_steps], kind))
+                device.to_device(np.ascontiguousarray(table[:n_steps], kind))
                 for table, kind in zip(tables, kinds, strict=True)
             ]
-            exchange = _to_device(np.zeros((2, batch * sizes[1]), dtype))
-            report = _to_device(np.full(n_steps, np.nan, dtype))
+            exchange = device.to_device(np.zeros((2, batch * sizes[1]), dtype))
+            report = device.to_device(np.full(n_steps, np.nan, dtype))
             arguments = (data.X, data.labels, data.targets, data.weights, run.state, *there, exchange, report)
             numbers_of = (n_steps, *sizes, batch, units, buffers)
-            _launch(kernel, n_blocks, self._threads, n_bytes, (*arguments, *map(np.int64, numbers_of)))
-            costs = _to_host(report).astype(np.float64)
+            device.launch(kernel, n_blocks, self._threads, n_bytes, (*arguments, *map(np.int64, numbers_of)))
+            costs = device.to_host(report).astype(np.float64)
         bad = np.flatnonzero(~np.isfinite(costs))
         run.step += n_steps
-        run.is_stale = True
+        run.general = None
         return Report(costs, int(bad[0]) if len(bad) else -1)
 
     def evaluate(self, run: Run, data: Data) -> list[Metrics]:
@@ -216,7 +239,60 @@ class CudaEngine:
 
     def forward(self, run: Run, X: Rows) -> NDArray[Any]:
         """Outputs for rows without dropout."""
-        return self._general.forward(self._fresh(run), X)
+        model, dtype, n_rows = run.program.model, run.program.dtype, X.shape[0]
+        if self._tiles(run.program, n_rows, run.placement) is None:
+            return self._general.forward(self._fresh(run), X)
+        outputs = np.empty((n_rows, model.n_out), dtype)
+        numbers_of_a_row = max(model.n_in, model.n_out)
+        height = max(1, CHUNK_BYTES // (numbers_of_a_row * outputs.itemsize))
+        with run.lock, device.on(run.placement):
+            answers = run.answers = run.answers or self._start_answers(run)
+            for start in range(0, n_rows, height):
+                rows = X[start : start + height]
+                rows = np.ascontiguousarray(rows.toarray() if is_sparse(rows) else rows, dtype).reshape(-1)
+                into = outputs[start : start + height].reshape(-1)
+                few = max(rows.size, into.size) <= FEW_NUMBERS
+                if few:
+                    answers.few_rows[: rows.size] = rows
+                    there, back = answers.few_rows, answers.few_outputs
+                else:
+                    there, back = device.to_device(rows), device.room(into.size, dtype)
+                self._answer(run, answers, there, back, into.size // model.n_out)
+                if few:
+                    device.wait()
+                into[:] = back[: into.size] if few else device.to_host(back)
+        return outputs
+
+    def _start_answers(self, run: Run) -> Answers:
+        model, dtype = run.program.model, run.program.dtype
+        return Answers(
+            run.state[0],
+            device.to_device(inference.table_of(model)),
+            device.to_device(inference.keeps_of(model).astype(dtype)),
+            device.mapped(FEW_NUMBERS, dtype),
+            device.mapped(FEW_NUMBERS, dtype),
+        )
+
+    def _answer(self, run: Run, answers: Answers, rows: Any, outputs: Any, n_rows: int) -> None:
+        """One launch: rows that lie one after the other become outputs that do."""
+        tiles = self._tiles(run.program, n_rows, run.placement)
+        assert tiles is not None  # since more rows have some
+        n_bytes = np.dtype(run.program.dtype).itemsize * tiles.numbers
+        places = (n_rows, tiles.rows, tiles.partial_at, tiles.weights_at, int(tiles.stays))
+        arguments = (rows, answers.parameters, answers.layers, answers.keeps, outputs, *map(np.int64, places))
+        device.launch(inference.kernel_of(run.program.dtype), tiles.blocks, self._answer_threads, n_bytes, arguments)
+
+    def _tiles(self, program: Program, n_rows: int, placement: Placement) -> Tiles | None:
+        """How the inference kernel takes so many rows; None where the general engine is the better way, or the only one."""
+        model = program.model
+        if inference.why_not(model) is not None:
+            return None
+        weights = n_weights(model)
+        quick = 2 * weights * n_rows <= ANSWER_OPERATIONS or weights <= WEIGHTS_OF_A_NUMBER * (model.n_in + model.n_out)
+        if weights > MOST_WEIGHTS or not quick:
+            return None
+        itemsize = np.dtype(program.dtype).itemsize
+        return tiles_for(model, n_rows, self._answer_threads, device.chip(placement), itemsize)
 
     def cost_and_gradient(self, run: Run, data: Data, l2: float = 0.0) -> tuple[float, dict[str, NDArray[Any]]]:
         """Mean cost without dropout + 0.5 * l2 * sum(w^2), and its gradient."""
@@ -224,8 +300,8 @@ class CudaEngine:
 
     def snapshot(self, run: Run) -> TrainState:
         """The state, copied to the host."""
-        with _on(run.placement):
-            parameters, *slots = (_named(run.program, flat) for flat in _to_host(run.state))
+        with device.on(run.placement):
+            parameters, *slots = (_named(run.program, flat) for flat in device.to_host(run.state))
         return TrainState(parameters, dict(zip(run.program.rule.slots, slots, strict=True)), run.step)
 
     def free_memory(self, placement: Placement) -> int | None:
@@ -233,10 +309,9 @@ class CudaEngine:
         return self._general.free_memory(placement)
 
     def _fresh(self, run: Run) -> xla.Run:
-        if run.is_stale:
-            with _on(run.placement):
-                self._general.replace(run.general, _named(run.program, _to_host(run.state)[0]))
-            run.is_stale = False
+        """The general engine's copy of the state as it is now."""
+        if run.general is None:
+            run.general = self._general.start(run.program, self.snapshot(run), run.placement)
         return run.general
 
     def _division(self, n_hidden: int, chip: Chip) -> tuple[int, int]:
@@ -246,7 +321,7 @@ class CudaEngine:
         return -(-n_hidden // units), units
 
     def _fits(self, program: Program, mini_batch_size: int, placement: Placement) -> bool:
-        chip, sizes = _chip(placement), _sizes(program)
+        chip, sizes = device.chip(placement), _sizes(program)
         units = self._division(sizes[1], chip)[1]
         numbers = shared_numbers(sizes, mini_batch_size, units, len(program.rule.slots), 1)
         return np.dtype(program.dtype).itemsize * numbers <= chip.shared_bytes
@@ -271,80 +346,3 @@ def _named(program: Program, flat: NDArray[Any]) -> dict[str, NDArray[Any]]:
         named[name] = flat[at : at + size].reshape(shape).copy()
         at += size
     return named
-
-
-# --- The device, or Numba's simulator of one ----------------------------------------------------------------------------
-
-
-def is_simulated() -> bool:
-    """Whether Numba was started with ``NUMBA_ENABLE_CUDASIM=1``: kernels then run in Python, on the CPU."""
-    return bool(getattr(config, "ENABLE_CUDASIM", 0))
-
-
-def _chip(placement: Placement) -> Chip:
-    return SIMULATED if is_simulated() else _chip_of(placement.index)
-
-
-@functools.cache
-def _chip_of(index: int) -> Chip:
-    with cuda.gpus[index]:
-        device = cuda.get_current_device()
-        most = getattr(device, "MAX_SHARED_MEMORY_PER_BLOCK_OPTIN", STANDARD_SHARED_BYTES)
-        return Chip(device.MULTIPROCESSOR_COUNT, int(most))
-
-
-def _on(placement: Placement) -> AbstractContextManager[Any]:
-    """The placement's GPU is the one that Numba speaks to."""
-    return contextlib.nullcontext() if is_simulated() else cuda.gpus[placement.index]
-
-
-def _to_device(array: NDArray[Any]) -> Any:
-    return array.copy() if is_simulated() else cuda.to_device(array)
-
-
-def _to_host(array: Any) -> NDArray[Any]:
-    answer: NDArray[Any] = array.copy() if is_simulated() else array.copy_to_host()
-    return answer
-
-
-def _as_kernels_see(array: Any) -> Any:
-    """An array of JAX's in place."""
-    array.block_until_ready()
-    return np.array(array) if is_simulated() else cuda.as_cuda_array(array)
-
-
-def _launch(kernel: Any, n_blocks: int, n_threads: int, n_bytes: int, arguments: tuple[Any, ...]) -> None:
-    """One launch of a kernel that meets over the grid."""
-    if not is_simulated() and n_bytes > STANDARD_SHARED_BYTES:
-        kernel = _with_shared_memory(kernel, n_bytes, arguments)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NumbaPerformanceWarning)  # fewer blocks than multiprocessors are meant
-        kernel[n_blocks, n_threads, 0, n_bytes](*arguments)
-
-
-_ALLOWED: dict[tuple[Any, Any], int] = {}
-"""How much shared memory each kernel may have by now, by the kernel and the types of its arguments."""
-
-
-def _with_shared_memory(kernel: Any, n_bytes: int, arguments: tuple[Any, ...]) -> Any:
-    """The kernel, allowed more shared memory than any kernel may have: Numba has no word for it, the driver does."""
-    from cuda.bindings import driver  # comes with numba-cuda
-
-    specialised = kernel.specialize(*arguments)
-    (compiled,) = specialised.overloads.values()
-    key = id(compiled), cuda.get_current_device().id
-    if _ALLOWED.get(key, 0) < n_bytes:
-        handle = compiled._codelibrary.get_cufunc().handle
-        attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-        try:
-            (error,) = driver.cuKernelSetAttribute(
-                attribute, n_bytes, driver.CUkernel(int(handle)), cuda.get_current_device().id
-            )
-        except TypeError:
-            error = driver.CUresult.CUDA_ERROR_INVALID_HANDLE
-        if error != driver.CUresult.CUDA_SUCCESS:
-            (error,) = driver.cuFuncSetAttribute(driver.CUfunction(int(handle)), attribute, n_bytes)
-        if error != driver.CUresult.CUDA_SUCCESS:
-            raise RuntimeError(f"The driver does not give a kernel {n_bytes:,} bytes of shared memory: {error.name}.")
-        _ALLOWED[key] = n_bytes
-    return specialised

@@ -19,228 +19,18 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-from numba import cuda, types
+from numba import cuda
 
-from fcnet import activations, costs, optimizers
-from fcnet.activations import Activation
 from fcnet.engines.contract import Program
+from fcnet.engines.cuda.costs import judge_of
+from fcnet.engines.cuda.elementary import NUMBERS, activation_of, bits, divided, unsigned
+from fcnet.engines.cuda.updates import learn_of
 
 LANES, OUTPUT_LANES = 32, 8
 """Threads that share a sum over inputs, and one over hidden units."""
 WARP = 32
-
-Number = Any
-"""A float of the program's type."""
-
-unsigned = np.uint64
-"""Indices into shared memory: whether a signed one counts from the end, Numba looks at every access; in 32 bits, sums of them might wrap."""
-
-
-@cuda.jit(device=True)
-def divided(number: int, by: int) -> Any:
-    """Quotient and remainder of numbers that are not negative, in 32 bits, where a GPU divides several times faster."""
-    quotient = np.int64(np.uint32(number) // np.uint32(by))
-    return quotient, number - quotient * by
-
-
-# --- Activations and costs, one number or one row at a time -------------------------------------------------------------
-
-
-def _activation_of(T: Any, activation: Activation) -> Callable[[Number], tuple[Number, Number]]:
-    """z -> f(z), f'(z)."""
-    zero, one, half = T(0.0), T(1.0), T(0.5)
-    leak, root_half, density = T(activations.LEAK), T(math.sqrt(0.5)), T(1.0 / math.sqrt(2.0 * math.pi))
-
-    @cuda.jit(device=True)
-    def sigmoid(z: Number) -> Any:
-        a = half * (T(math.tanh(half * z)) + one)
-        return a, a * (one - a)
-
-    @cuda.jit(device=True)
-    def tanh(z: Number) -> Any:
-        a = T(math.tanh(z))
-        return a, one - a * a
-
-    @cuda.jit(device=True)
-    def relu(z: Number) -> Any:
-        return (z if z > zero else zero + (z - z)), (one if z > zero else zero)
-
-    @cuda.jit(device=True)
-    def leaky_relu(z: Number) -> Any:
-        return (z if z > zero else leak * z), (one if z > zero else leak)
-
-    @cuda.jit(device=True)
-    def elu(z: Number) -> Any:
-        below = z if z < zero else zero
-        return (z if z > zero else T(math.expm1(below))), (one if z > zero else T(math.exp(below)))
-
-    @cuda.jit(device=True)
-    def silu(z: Number) -> Any:
-        a = half * (T(math.tanh(half * z)) + one)
-        return z * a, a * (one + z * (one - a))
-
-    @cuda.jit(device=True)
-    def gelu(z: Number) -> Any:
-        below = half * (one + T(math.erf(z * root_half)))
-        return z * below, below + z * T(math.exp(-half * z * z)) * density
-
-    @cuda.jit(device=True)
-    def linear(z: Number) -> Any:
-        return z, one
-
-    kernels = {"sigmoid": sigmoid, "tanh": tanh, "relu": relu, "leaky_relu": leaky_relu, "elu": elu, "silu": silu}
-    return (kernels | {"gelu": gelu, "linear": linear})[activation.name]
-
-
-ACTIVATIONS = (
-    activations.sigmoid,
-    activations.tanh,
-    activations.relu,
-    activations.leaky_relu,
-    activations.elu,
-    activations.silu,
-    activations.gelu,
-    activations.linear,
-)
-"""Of hidden layers, and of a last layer with the quadratic cost."""
-COSTS = (costs.log_likelihood, costs.cross_entropy, costs.quadratic)
-RULES = (optimizers.SGD_RULE, optimizers.MOMENTUM_RULE, optimizers.NESTEROV_RULE, optimizers.ADAM_RULE)
-
-
-def _judge_of(T: Any, program: Program) -> Callable[..., Number]:
-    """(numbers, at, n, targets, row, label): weighted inputs of a row at ``at`` become its errors; its cost is returned.
-
-    ``label`` is the row's class, or -1 where its targets are row ``row`` of ``targets``.
-    """
-    zero, one, half = T(0.0), T(1.0), T(0.5)
-    last = program.model.layers[-1].activation_fn
-    activate = _activation_of(T, last if last in ACTIVATIONS else activations.linear)  # softmax has its cost
-
-    @cuda.jit(device=True)
-    def target(targets: Any, row: int, label: int, j: int) -> Number:
-        if label >= 0:
-            return one if j == label else zero
-        return targets[row, j]
-
-    @cuda.jit(device=True)
-    def log_likelihood(numbers: Any, at: int, n: int, targets: Any, row: int, label: int) -> Number:
-        top = numbers[unsigned(at)]
-        for j in range(n):
-            top = numbers[unsigned(at + j)] if numbers[unsigned(at + j)] > top else top
-        total, mass, dot = zero, zero, zero
-        for j in range(n):
-            x, y = numbers[unsigned(at + j)] - top, target(targets, row, label, j)
-            total += T(math.exp(x))
-            mass += y
-            dot += y * x
-        for j in range(n):
-            a = T(math.exp(numbers[unsigned(at + j)] - top)) / total
-            numbers[unsigned(at + j)] = mass * a - target(targets, row, label, j)
-        return mass * T(math.log(total)) - dot
-
-    @cuda.jit(device=True)
-    def cross_entropy(numbers: Any, at: int, n: int, targets: Any, row: int, label: int) -> Number:
-        total = zero
-        for j in range(n):
-            z, y = numbers[unsigned(at + j)], target(targets, row, label, j)
-            total += (z if z > zero else zero) - z * y + T(math.log1p(T(math.exp(-abs(z)))))
-            numbers[unsigned(at + j)] = half * (T(math.tanh(half * z)) + one) - y
-        return total
-
-    @cuda.jit(device=True)
-    def quadratic(numbers: Any, at: int, n: int, targets: Any, row: int, label: int) -> Number:
-        total = zero
-        for j in range(n):
-            a, slope = activate(numbers[unsigned(at + j)])
-            error = a - target(targets, row, label, j)
-            total += half * error * error
-            numbers[unsigned(at + j)] = error * slope
-        return total
-
-    return {"log_likelihood": log_likelihood, "cross_entropy": cross_entropy, "quadratic": quadratic}[program.cost.name]
-
-
-def _learn_of(T: Any, program: Program) -> Callable[..., None]:
-    """(numbers, at, size, g, c, step, own): the update of the parameter at ``at``, whose slots lie ``size`` and ``2 * size`` on.
-
-    ``own`` is the array's place in the model's order, which has coefficients of its own.
-    """
-
-    @cuda.jit(device=True)
-    def sgd(numbers: Any, at: int, size: int, g: Number, c: Any, step: int, own: int) -> None:
-        numbers[unsigned(at)] -= c[step, own, 0] * g
-
-    @cuda.jit(device=True)
-    def momentum(numbers: Any, at: int, size: int, g: Number, c: Any, step: int, own: int) -> None:
-        velocity = c[step, own, 1] * numbers[unsigned(at + size)] - c[step, own, 0] * g
-        numbers[unsigned(at + size)] = velocity
-        numbers[unsigned(at)] += velocity
-
-    @cuda.jit(device=True)
-    def nesterov(numbers: Any, at: int, size: int, g: Number, c: Any, step: int, own: int) -> None:
-        velocity = c[step, own, 1] * numbers[unsigned(at + size)] - c[step, own, 0] * g
-        numbers[unsigned(at + size)] = velocity
-        numbers[unsigned(at)] += c[step, own, 1] * velocity - c[step, own, 0] * g
-
-    @cuda.jit(device=True)
-    def adam(numbers: Any, at: int, size: int, g: Number, c: Any, step: int, own: int) -> None:
-        w = numbers[unsigned(at)]
-        first = c[step, own, 1] * numbers[unsigned(at + size)] + c[step, own, 2] * g
-        second = c[step, own, 3] * numbers[unsigned(at + 2 * size)] + c[step, own, 4] * g * g
-        numbers[unsigned(at + size)], numbers[unsigned(at + 2 * size)] = first, second
-        change = (
-            c[step, own, 0] * (first * c[step, own, 6]) / (T(math.sqrt(second * c[step, own, 7])) + c[step, own, 5])
-        )
-        numbers[unsigned(at)] = w - (change + c[step, own, 8] * w)
-
-    return {"sgd": sgd, "momentum": momentum, "nesterov": nesterov, "adam": adam}[program.rule.name]
-
-
-# --- Random bits: ``fcnet.counters`` ------------------------------------------------------------------------------------
-
-
-@cuda.jit(device=True)
-def _rotated(x: Any, distance: int) -> Any:
-    return np.uint32(np.uint32(x << np.uint32(distance)) | np.uint32(x >> np.uint32(32 - distance)))
-
-
-@cuda.jit(device=True)
-def _mixed(x0: Any, x1: Any, a: int, b: int, c: int, d: int) -> Any:
-    """Four rounds of Threefry-2x32."""
-    x0 = np.uint32(x0 + x1)
-    x1 = np.uint32(_rotated(x1, a) ^ x0)
-    x0 = np.uint32(x0 + x1)
-    x1 = np.uint32(_rotated(x1, b) ^ x0)
-    x0 = np.uint32(x0 + x1)
-    x1 = np.uint32(_rotated(x1, c) ^ x0)
-    x0 = np.uint32(x0 + x1)
-    x1 = np.uint32(_rotated(x1, d) ^ x0)
-    return x0, x1
-
-
-@cuda.jit(device=True)
-def bits(key0: Any, key1: Any, row: int, unit: int, n_units: int) -> Any:
-    """The random bits of a unit of a row; the second half of the units takes the second words of the first half's counters."""
-    half = (n_units + 1) // 2
-    k0, k1 = np.uint32(key0), np.uint32(key1)
-    k2 = np.uint32(k0 ^ k1 ^ np.uint32(0x1BD11BDA))
-    x0, x1 = np.uint32(np.uint32(row) + k0), np.uint32(np.uint32(unit % half) + k1)
-    x0, x1 = _mixed(x0, x1, 13, 15, 26, 6)
-    x0, x1 = np.uint32(x0 + k1), np.uint32(x1 + k2 + np.uint32(1))
-    x0, x1 = _mixed(x0, x1, 17, 29, 16, 24)
-    x0, x1 = np.uint32(x0 + k2), np.uint32(x1 + k0 + np.uint32(2))
-    x0, x1 = _mixed(x0, x1, 13, 15, 26, 6)
-    x0, x1 = np.uint32(x0 + k0), np.uint32(x1 + k1 + np.uint32(3))
-    x0, x1 = _mixed(x0, x1, 17, 29, 16, 24)
-    x0, x1 = np.uint32(x0 + k1), np.uint32(x1 + k2 + np.uint32(4))
-    x0, x1 = _mixed(x0, x1, 13, 15, 26, 6)
-    x0, x1 = np.uint32(x0 + k2), np.uint32(x1 + k0 + np.uint32(5))
-    return x0 if unit < half else x1
-
 
 # --- Shared memory ------------------------------------------------------------------------------------------------------
 
@@ -271,14 +61,13 @@ def shared_numbers(sizes: tuple[int, int, int], batch: int, units: int, n_slots:
 
 @functools.cache
 def kernel_of(program: Program, labels: bool) -> Any:
-    """The kernel of a program, for targets that are labels or values; Numba compiles it when it is first launched."""
-    kinds: dict[str, Any] = {"float32": (np.float32, types.float32), "float64": (np.float64, types.float64)}
-    T, kind = kinds[program.dtype]
+    """The kernel of a program, for targets that are labels or values; Numba compiles it when it is first launched, and keeps it on disk."""
+    T, kind = NUMBERS[program.dtype]
     zero, one = T(0.0), T(1.0)
     n_slots = len(program.rule.slots)
     hidden, last = program.model.layers
     drops_inputs, drops_hidden = bool(hidden.p_dropout), bool(last.p_dropout)
-    activate, judge, learn = _activation_of(T, hidden.activation_fn), _judge_of(T, program), _learn_of(T, program)
+    activate, judge, learn = activation_of(T, hidden.activation_fn), judge_of(T, program), learn_of(T, program)
 
     @cuda.jit(device=True)
     def stage(X: Any, weights: Any, rows: Any, gain: Any, thresholds: Any, keys: Any, step: int, batch: int, n_in: int, shared: Any, x_at: int, weights_at: int, thread: int, n_threads: int) -> None:  # fmt: skip
@@ -296,7 +85,7 @@ def kernel_of(program: Program, labels: bool) -> Any:
                 shared[unsigned(x_at + r * n_in + i)] = x
                 i += n_threads
 
-    @cuda.jit
+    @cuda.jit(cache=True)
     def steps(X: Any, y: Any, targets: Any, weights: Any, state: Any, rows: Any, c: Any, l2: Any, gain: Any, thresholds: Any, keys: Any, exchange: Any, report: Any, n_steps: int, n_in: int, n_hidden: int, n_out: int, batch: int, units: int, buffers: int) -> None:  # fmt: skip
         """Steps 0 to n_steps - 1 of the tables, or until a cost is not finite.
 
