@@ -43,7 +43,7 @@ class TabularClassifier(ClassifierMixin, TabularEstimator):
     """Classes from a table as people have it: numbers, text, categories, booleans, dates, missing values.
 
     Args:
-        preset: "fast" (one small network), "default" (four of three hidden layers of 256, averaged) or "best" (sixteen of them).
+        preset: "fast" (two small networks, averaged), "default" (four of three hidden layers of 256) or "best" (ten of those).
         max_time: seconds that training may take; the schedule is laid out over them.
         drop: names of columns not to use.
         validation_fraction: share of the rows that is set aside, to keep the best epoch and to calibrate probabilities.
