@@ -846,13 +846,12 @@ def test_threads_change_no_byte(monkeypatch):
 
 @pytest.mark.parametrize("variable", ["OMP_NUM_THREADS", "NUMBA_NUM_THREADS"])
 def test_the_environment_says_how_many_threads(monkeypatch, variable):
-    from fcnet.engines.contract import Placement
-    from fcnet.engines.native import engine
+    from fcnet.engines.native.threads import available_threads
 
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setenv(variable, "3")
-    assert engine._available_threads(Placement()) == 3
-    assert engine._available_threads(Placement(threads=2)) == 2
+    assert available_threads() == 3
+    assert available_threads(2) == 2
 
 
 def test_a_number_beyond_float32_is_refused():

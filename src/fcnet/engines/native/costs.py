@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from fcnet import costs
 from fcnet.engines.native.elementary import SOFTMAX, activate, exp, like, log, log1p, sigmoid
-from fcnet.engines.native.layout import A_AT, ACTIVATION, D_AT, N_OUT, OUT_PAD
+from fcnet.engines.native.layout import A_AT, ACTIVATION, D_AT, N_OUT, OUT_PAD, Data
+from fcnet.engines.native.linking import Doubles, IntMatrix, Ints, Matrix, Numbers, kernel
 from fcnet.engines.native.vectors import jit
 
 LOG_LIKELIHOOD, CROSS_ENTROPY, QUADRATIC, ABSOLUTE, HUBER, LOG_COSH, QUANTILE, POISSON, FOCAL, BINARY_FOCAL = range(10)
@@ -49,8 +50,8 @@ def constants_of(cost: costs.Cost, n_out: int, dtype: str) -> NDArray[Any]:
     return np.array([keep, add, *own], dtype)
 
 
-@jit()
-def judge(cost: int, constants: Any, line: Any, data: Any, batch: Any, first: int, last: int, scale: float, rows: Any, room: Any, costs: Any) -> None:  # fmt: skip
+@kernel
+def judge(cost: int, constants: Numbers, line: Ints, data: Data, batch: IntMatrix, first: int, last: int, scale: float, rows: Numbers, room: Matrix, costs: Doubles) -> None:  # fmt: skip
     """Rows ``first`` to ``last`` of a batch: the last layer's weighted inputs become outputs, its errors are set.
 
     Args:

@@ -14,6 +14,7 @@ from numba import types
 from numba.extending import overload
 
 from fcnet import activations
+from fcnet.engines.native.linking import Numbers, kernel
 from fcnet.engines.native.vectors import jit, power_of_two, split_power
 
 SIGMOID, TANH, RELU, LEAKY_RELU, ELU, SELU, GELU, SILU, MISH, SOFTPLUS, LINEAR, SOFTMAX, EXPONENTIAL = range(13)
@@ -161,8 +162,8 @@ def _tanh(z: Any) -> Any:
     return z * (one + s * near) if abs(z) < like(z, 0.05) else (far if z > 0 else -far)
 
 
-@jit()
-def activate(code: int, a: Any, f: Any) -> None:
+@kernel
+def activate(code: int, a: Numbers, f: Numbers) -> None:
     """In place: weighted inputs in ``a`` become outputs, ``f`` the derivatives."""
     n = a.shape[0]
     zero, one, half = a.dtype.type(0.0), a.dtype.type(1.0), a.dtype.type(0.5)

@@ -7,13 +7,8 @@ nothing of this engine survives in a forked child, and two trainings never share
 from __future__ import annotations
 
 import functools
-import os
-import subprocess
-import sys
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numba
@@ -23,8 +18,8 @@ from numpy.typing import NDArray
 from fcnet import counters
 from fcnet.activations import softmax
 from fcnet.data.arrays import Part, Rows, is_sparse
-from fcnet.engines.contract import Dtype, Metrics, Placement, Plan, Program, Report, TrainState, accuracy_rule
-from fcnet.engines.native import kernels
+from fcnet.engines.contract import Metrics, Placement, Plan, Program, Report, TrainState, accuracy_rule
+from fcnet.engines.native import ahead, kernels
 from fcnet.engines.native.costs import CODES, ROWS, constants_of
 from fcnet.engines.native.elementary import ACTIVATIONS
 from fcnet.engines.native.layout import (
@@ -46,6 +41,7 @@ from fcnet.engines.native.layout import (
     zeros,
 )
 from fcnet.engines.native.rows import NativeData, as_kernels_read, density, for_threads, read_rows
+from fcnet.engines.native.threads import available_threads, in_threads
 from fcnet.engines.native.updates import GRADIENT, RULES, TILE_NUMBERS
 from fcnet.layers import Layer, TableLayer
 from fcnet.model import Model, is_weights
@@ -72,8 +68,6 @@ WAVE_OPERATIONS = 40
 """About so many operations the cosine of a wave takes."""
 GROUPS, GROUP_ROWS = 4, 16
 """Groups of a batch's rows with a gradient each, and the least rows of one."""
-BESIDE = "FCNET_COMPILES_BESIDE"
-"""In the environment of a process that compiles beside another, and starts no third."""
 
 
 @dataclass(eq=False)
@@ -123,11 +117,11 @@ class NativeEngine:
         if isinstance(first, TableLayer) and is_sparse(part.X):
             part = replace(part, X=part.X.toarray())
         dense = isinstance(first, TableLayer) or first.p_dropout > 0
-        return read_rows(part, program.dtype, _available_threads(placement), dense)
+        return read_rows(part, program.dtype, available_threads(placement.threads), dense)
 
     def start(self, program: Program, state: TrainState, placement: Placement) -> Run:
         """A state in flat arrays of the engine's own."""
-        _prepare(program.dtype)
+        ahead.prepare(program.dtype)
         layout = Layout.of(program.model, program.dtype, 1)
         members = [None] if program.members is None else range(program.members)
         parameters, slots = [], []
@@ -191,7 +185,7 @@ class NativeEngine:
             else:
                 bad[thread] = kernels.advance(*state, room, *steps)
 
-        _in_threads(sharing.n_threads, work)
+        in_threads(sharing.n_threads, work)
         return report, bad[0]
 
     def room(self, run: Run, height: int, data: NativeData) -> tuple[Layout, list[Work]]:
@@ -232,7 +226,7 @@ class NativeEngine:
                         sums[block],
                     )
 
-            _in_threads(n_threads, work)
+            in_threads(n_threads, work)
             cost, right, weight = sums.sum(axis=0)
             answers.append(Metrics(float(cost / weight), float(right / weight) if rule else None))
         return answers
@@ -246,7 +240,7 @@ class NativeEngine:
             layout = run.forward_layouts[height] = Layout.of(program.model, program.dtype, height)
         n_threads = min(-(-n_rows // BLOCK), _worth_starting(_forward_operations(program.model, n_rows)))
         if n_threads > 1:
-            n_threads = min(n_threads, _available_threads(run.placement))
+            n_threads = min(n_threads, available_threads(run.placement.threads))
         dtype = run.parameters[0].dtype
         answers = np.empty((len(run.parameters), n_rows, program.model.n_out), dtype)
         at_a_time = n_rows if n_rows <= BLOCK else max(1, FORWARD_NUMBERS // program.model.n_in)
@@ -266,7 +260,7 @@ class NativeEngine:
                     own,
                     n_threads,
                 )
-                _in_threads(n_threads, work)
+                in_threads(n_threads, work)
         return answers[0] if program.members is None else answers
 
     def cost_and_gradient(self, run: Run, data: NativeData, l2: float = 0.0) -> tuple[float, dict[str, NDArray[Any]]]:
@@ -311,7 +305,7 @@ class NativeEngine:
             )
 
         room.barrier[0] = 0
-        _in_threads(sharing.n_threads, work)
+        in_threads(sharing.n_threads, work)
         weights = layout.unpack(parameters)
         answer = layout.unpack(gradient[0])
         penalty = 0.0
@@ -333,37 +327,6 @@ class NativeEngine:
             return TrainState(parameters[0], slots[0], run.step)
         stacked = {slot: _stack([member[slot] for member in slots]) for slot in run.program.rule.slots}
         return TrainState(_stack(parameters), stacked, run.step)
-
-
-@functools.cache
-def _prepare(dtype: Dtype) -> None:
-    """Where the kernels do not lie in the cache yet, say so, since the first run on a machine waits for them; and share out the wait."""
-    function = kernels.advance
-    stored = f"kernels.{function.__name__}-{function.py_func.__code__.co_firstlineno}.*.nbi"
-    if not any(Path(function.stats.cache_path).glob(stored)):
-        print("fcnet: compiling the native engine for this machine; this is done once", file=sys.stderr, flush=True)
-        compile_beside(dtype)
-
-
-def compile_beside(dtype: Dtype) -> None:
-    """Let a second process compile what this one comes to last, see ``ahead.py``; if it cannot, nothing is lost."""
-    python = Path(sys.executable or "")
-    if BESIDE in os.environ or not python.name.startswith("python") or _available_threads(Placement()) < 2:
-        return
-    command = [str(python), "-c", f"from fcnet.engines.native.ahead import compile_last_first as c; c({dtype!r})"]
-    nowhere = subprocess.DEVNULL
-    try:
-        process = subprocess.Popen(
-            command,
-            env=os.environ | {BESIDE: "1"},
-            stdin=nowhere,
-            stdout=nowhere,
-            stderr=nowhere,
-            start_new_session=True,
-        )
-    except OSError:
-        return
-    threading.Thread(target=process.wait, daemon=True).start()
 
 
 # --- Arrays -----------------------------------------------------------------------------------------------------------
@@ -431,16 +394,6 @@ def _work(layout: Layout, dtype: str, n_threads: int, gradient: int) -> Work:
 # --- Threads ----------------------------------------------------------------------------------------------------------
 
 
-def _available_threads(placement: Placement) -> int:
-    """As many as asked for; else as the usual environment variables say; else one a core that this process may use."""
-    if placement.threads is not None:
-        return placement.threads
-    for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
-        if os.environ.get(name, "").isdecimal() and int(os.environ[name]) > 0:
-            return int(os.environ[name])
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 @dataclass(frozen=True)
 class _Sharing:
     """How threads share out a step: see ``kernels.advance`` and ``kernels.advance_by_units``."""
@@ -492,16 +445,3 @@ def _operations(layer: Layer) -> int:
 def _worth_starting(operations: float) -> int:
     """How many threads a call of so many operations pays for."""
     return max(1, int(operations // START_OPERATIONS))
-
-
-def _in_threads(n_threads: int, work: Callable[[int], None]) -> None:
-    """Call ``work(0)`` here and ``work(1)`` and so on in threads of their own, all at the same time."""
-    if n_threads == 1:
-        work(0)
-        return
-    others = [threading.Thread(target=work, args=(thread,)) for thread in range(1, n_threads)]
-    for other in others:
-        other.start()
-    work(0)
-    for other in others:
-        other.join()

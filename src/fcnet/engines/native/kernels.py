@@ -29,8 +29,10 @@ from fcnet.engines.native.layout import (
     TABLE_ROWS,
     W_AT,
     Data,
+    Tables,
     Work,
 )
+from fcnet.engines.native.linking import Doubles, IntMatrix, Ints, Matrix, Numbers, entry
 from fcnet.engines.native.matrices import ONE, ZERO, add_lines, list_nonzeros
 from fcnet.engines.native.passes import backward, forward
 from fcnet.engines.native.rows import SPARSE_BELOW
@@ -98,8 +100,8 @@ def _mean_cost(data: Any, batch: Any, n: int, scale: float, costs: Any) -> float
 # --- What Python calls ------------------------------------------------------------------------------------------------
 
 
-@jit()
-def advance(layout: Any, parameters: Any, slots: Any, data: Any, tables: Any, work: Any, n_steps: int, thread: int, n_threads: int, cost: int, constants: Any, rule: int, costs: Any) -> int:  # fmt: skip
+@entry
+def advance(layout: IntMatrix, parameters: Numbers, slots: Matrix, data: Data, tables: Tables, work: Work, n_steps: int, thread: int, n_threads: int, cost: int, constants: Numbers, rule: int, costs: Doubles) -> int:  # fmt: skip
     """Steps 0 to n_steps - 1 of the tables, by one of n_threads threads that call this at the same time.
 
     Threads share out rows, then lines of weights; or where ``work.groups`` has room for them, groups of rows with a gradient
@@ -140,8 +142,8 @@ def advance(layout: Any, parameters: Any, slots: Any, data: Any, tables: Any, wo
     return -1
 
 
-@jit()
-def advance_by_units(layout: Any, parameters: Any, slots: Any, data: Any, tables: Any, work: Any, exchange: Any, barrier: Any, n_steps: int, thread: int, n_threads: int, cost: int, constants: Any, rule: int, costs: Any) -> Any:  # fmt: skip
+@entry
+def advance_by_units(layout: IntMatrix, parameters: Numbers, slots: Matrix, data: Data, tables: Tables, work: Work, exchange: Matrix, barrier: Ints, n_steps: int, thread: int, n_threads: int, cost: int, constants: Numbers, rule: int, costs: Doubles) -> Any:  # fmt: skip
     """As ``advance``, with a sparse first layer whose units the threads share out, each with all that follows to itself.
 
     A thread keeps its units' weights, and the whole of the later layers, in arrays of its own; ``work`` is its own too. Only
@@ -233,8 +235,8 @@ def _put_back(line: Any, first: int, last: int, thread: int, own: Any, whole: An
             whole[j] = own[j]
 
 
-@jit()
-def outputs(layout: Any, n_row_numbers: int, height: int, parameters: Any, X: Any, gain: Any, answers: Any, n_threads: int, thread: int) -> None:  # fmt: skip
+@entry
+def outputs(layout: IntMatrix, n_row_numbers: int, height: int, parameters: Numbers, X: Matrix, gain: Numbers, answers: Matrix, n_threads: int, thread: int) -> None:  # fmt: skip
     """The network's outputs for dense rows, ``height`` of them at a time, by one of n_threads threads."""
     layers, n_in = layout.shape[0], X.shape[1]
     thresholds, keys = np.zeros(layers, np.uint32), np.zeros((layers, 2), np.uint32)
@@ -296,8 +298,8 @@ def _share_of_nonzeros(x: Any) -> float:
     return n / x.shape[0]
 
 
-@jit()
-def evaluate(layout: Any, parameters: Any, data: Any, work: Any, first: int, last: int, gain: Any, cost: int, constants: Any, threshold: bool, sums: Any) -> None:  # fmt: skip
+@entry
+def evaluate(layout: IntMatrix, parameters: Numbers, data: Data, work: Work, first: int, last: int, gain: Numbers, cost: int, constants: Numbers, threshold: bool, sums: Doubles) -> None:  # fmt: skip
     """Sums over rows ``first`` to ``last``: weighted cost, weighted count of right answers, weight."""
     layers = layout.shape[0]
     thresholds, keys = np.zeros(layers, np.uint32), np.zeros((layers, 2), np.uint32)

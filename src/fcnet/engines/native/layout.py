@@ -15,6 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnet.engines.native.elementary import ACTIVATIONS
+from fcnet.engines.native.linking import (
+    Cube,
+    Doubles,
+    Int32Matrix,
+    IntMatrix,
+    Ints,
+    Ints32,
+    Matrix,
+    Numbers,
+    WordCube,
+    WordMatrix,
+)
 from fcnet.engines.native.vectors import VECTOR_BYTES, padded
 from fcnet.layers import TableLayer
 from fcnet.model import Model, array_name
@@ -57,43 +69,43 @@ CACHE_LINE = 64
 class Data(NamedTuple):
     """Rows: dense, or as lists of nonzero numbers; the other form is empty."""
 
-    dense: NDArray[Any]  # (n_rows, n_in)
-    values: NDArray[Any]  # nonzero numbers, row after row
-    columns: NDArray[np.int32]  # their columns
-    splits: NDArray[np.int64]  # (n_rows, n_threads + 1): where each thread's columns start and end in the row
-    labels: NDArray[np.int32]  # (n_rows,), or empty
-    targets: NDArray[Any]  # (n_rows, n_out), or empty
-    weights: NDArray[np.float64]  # (n_rows,)
+    dense: Matrix  # (n_rows, n_in)
+    values: Numbers  # nonzero numbers, row after row
+    columns: Ints32  # their columns
+    splits: IntMatrix  # (n_rows, n_threads + 1): where each thread's columns start and end in the row
+    labels: Ints32  # (n_rows,), or empty
+    targets: Matrix  # (n_rows, n_out), or empty
+    weights: Doubles  # (n_rows,)
 
 
 class Tables(NamedTuple):
     """A plan, in the network's type; see ``fcnet.engines.contract.Plan``."""
 
-    rows: NDArray[np.int32]
-    coefficients: NDArray[Any]
-    l2: NDArray[Any]
-    gain: NDArray[Any]
-    thresholds: NDArray[np.uint32]
-    keys: NDArray[np.uint32]
-    factors: NDArray[Any]  # (n_layers, KINDS, 2)
+    rows: Int32Matrix
+    coefficients: Matrix
+    l2: Numbers
+    gain: Matrix
+    thresholds: WordMatrix
+    keys: WordCube
+    factors: Cube  # (n_layers, KINDS, 2)
     total: float  # what row weights are divided by; 0 for their sum in each batch
 
 
 class Work(NamedTuple):
     """What a run computes in."""
 
-    rows: NDArray[Any]  # inputs, outputs, derivatives and errors of a batch, at the layout's offsets
-    lines: NDArray[Any]  # (n_threads, numbers): some lines of a gradient, or a row of a mask
-    values: NDArray[Any]  # (n_threads, widest): nonzero numbers of a row
-    columns: NDArray[np.int32]  # (n_threads, widest): their columns
-    turned: NDArray[Any]  # (n_threads, numbers): a hidden layer's weights, turned
-    gradient: NDArray[Any]  # the first layer's whole gradient where its data is sparse; else empty
-    groups: NDArray[
-        Any
-    ]  # (n_groups, n_parameters): gradients of a batch's parts, where rows are shared out so; else no groups
-    outcomes: NDArray[Any]  # (n_threads, 5, ROWS * n_out): see ``costs.judge``
-    costs: NDArray[np.float64]  # (batch,): the cost of each row
-    barrier: NDArray[np.int64]  # how often a thread has arrived
+    rows: Numbers  # inputs, outputs, derivatives and errors of a batch, at the layout's offsets
+    lines: Matrix  # (n_threads, numbers): some lines of a gradient, or a row of a mask
+    values: Matrix  # (n_threads, widest): nonzero numbers of a row
+    columns: Int32Matrix  # (n_threads, widest): their columns
+    turned: Matrix  # (n_threads, numbers): a hidden layer's weights, turned
+    gradient: Numbers  # the first layer's whole gradient where its data is sparse; else empty
+    groups: (
+        Matrix  # (n_groups, n_parameters): gradients of a batch's parts, where rows are shared out so; else no groups
+    )
+    outcomes: Cube  # (n_threads, 5, ROWS * n_out): see ``costs.judge``
+    costs: Doubles  # (batch,): the cost of each row
+    barrier: Ints  # how often a thread has arrived
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fcnet.engines.native.linking import Numbers, kernel
 from fcnet.engines.native.vectors import (
     HAS_COMPRESS,
     SPARSE_VECTORS,
@@ -55,8 +56,8 @@ def _lines_nn(m: int, wide: int, k: int, a: Any, a_at: int, a_row: int, a_step: 
             i += 1
 
 
-@jit()
-def multiply_nn(m: int, n: int, k: int, a: Any, a_at: int, a_row: int, a_step: int, b: Any, b_at: int, b_row: int, c: Any, c_at: int, c_row: int) -> None:  # fmt: skip
+@kernel
+def multiply_nn(m: int, n: int, k: int, a: Numbers, a_at: int, a_row: int, a_step: int, b: Numbers, b_at: int, b_row: int, c: Numbers, c_at: int, c_row: int) -> None:  # fmt: skip
     """C += A . B: A ``(m, k)`` with any strides, B ``(k, n)`` and C ``(m, n)`` with whole vectors in a row."""
     lanes = VECTOR_BYTES // a.itemsize
     for done in range(0, k, DEPTH):
@@ -71,8 +72,8 @@ def multiply_nn(m: int, n: int, k: int, a: Any, a_at: int, a_row: int, a_step: i
             j += lanes
 
 
-@jit()
-def multiply_nt(m: int, n: int, k: int, a: Any, a_at: int, a_row: int, b: Any, b_at: int, b_row: int, c: Any, c_at: int, c_row: int) -> None:  # fmt: skip
+@kernel
+def multiply_nt(m: int, n: int, k: int, a: Numbers, a_at: int, a_row: int, b: Numbers, b_at: int, b_row: int, c: Numbers, c_at: int, c_row: int) -> None:  # fmt: skip
     """C += A . B': A ``(m, k)`` and B ``(n, k)`` with whole vectors in a row, C ``(m, n)``."""
     j = 0
     while j < n:

@@ -22,14 +22,17 @@ from fcnet.engines.native.layout import (
     OUT_PAD,
     TRANSPOSED,
     W_AT,
+    Data,
+    Work,
 )
+from fcnet.engines.native.linking import IntMatrix, Numbers, WordMatrix, Words, kernel
 from fcnet.engines.native.matrices import ONE, ZERO, add_lines, list_nonzeros, multiply_nn, multiply_nt
 from fcnet.engines.native.tables import write_table
 from fcnet.engines.native.vectors import VECTOR_BYTES, fill_rows, jit, turn_block
 
 
-@jit()
-def forward(layout: Any, start: int, parameters: Any, data: Any, work: Any, batch: Any, first: int, last: int, gain: Any, thresholds: Any, keys: Any, thread: int) -> None:  # fmt: skip
+@kernel
+def forward(layout: IntMatrix, start: int, parameters: Numbers, data: Data, work: Work, batch: IntMatrix, first: int, last: int, gain: Numbers, thresholds: Words, keys: WordMatrix, thread: int) -> None:  # fmt: skip
     """Rows ``first`` to ``last`` of a batch through layers ``start`` on: outputs, derivatives, the last weighted inputs.
 
     ``batch`` is ``(n, 2)``: the row of the data, and the position in the batch that its masks are drawn for.
@@ -107,8 +110,8 @@ def forward(layout: Any, start: int, parameters: Any, data: Any, work: Any, batc
                     rows[a_at + r * out_pad + j] = zero
 
 
-@jit()
-def backward(layout: Any, parameters: Any, rows: Any, turned: Any, first: int, last: int) -> None:
+@kernel
+def backward(layout: IntMatrix, parameters: Numbers, rows: Numbers, turned: Numbers, first: int, last: int) -> None:
     """The errors dC/dz of every layer before the last, for some rows; ``turned`` has room for a layer's weights."""
     m = last - first
     for layer in range(layout.shape[0] - 1, 0, -1):

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from fcnet.data.arrays import Part, Rows, TargetKind, is_sparse
 from fcnet.engines.native.layout import ROOM, Data
+from fcnet.engines.native.linking import IntMatrix, Ints, Ints32, Matrix, Numbers, entry
 from fcnet.engines.native.matrices import list_nonzeros
-from fcnet.engines.native.vectors import jit
 
 SPARSE_BELOW = 0.3
 """Rows with a smaller share of nonzero numbers are read as lists of them."""
@@ -117,8 +117,8 @@ def density(data: NativeData) -> float:
     return len(data.arrays.values) / max(1, data.n_rows * int(data.arrays.splits[-1, -1]))
 
 
-@jit()
-def count_nonzeros(dense: Any, counts: Any) -> None:
+@entry
+def count_nonzeros(dense: Matrix, counts: Ints) -> None:
     """How many numbers of each row are not zero."""
     for r in range(dense.shape[0]):
         n = np.int32(0)
@@ -127,15 +127,15 @@ def count_nonzeros(dense: Any, counts: Any) -> None:
         counts[r] = n
 
 
-@jit()
-def nonzero_lists(dense: Any, starts: Any, values: Any, columns: Any) -> None:
+@entry
+def nonzero_lists(dense: Matrix, starts: Ints, values: Numbers, columns: Ints32) -> None:
     """Fill the lists of nonzero numbers of dense rows, each row's from its start on."""
     for r in range(dense.shape[0]):
         list_nonzeros(dense[r], values, columns, starts[r])
 
 
-@jit()
-def split_rows(columns: Any, starts: Any, cuts: Any, splits: Any) -> None:
+@entry
+def split_rows(columns: Ints32, starts: Ints, cuts: Ints, splits: IntMatrix) -> None:
     """Where each thread's columns start and end in each row's list; the lists are in order of columns."""
     for r in range(starts.shape[0] - 1):
         p = starts[r]

@@ -35,6 +35,7 @@ from fcnet.engines.native.layout import (
     TABLE_ROWS,
     WIDE,
 )
+from fcnet.engines.native.linking import Ints, Matrix, Numbers, kernel
 from fcnet.engines.native.updates import update
 from fcnet.engines.native.vectors import jit
 
@@ -73,8 +74,8 @@ def _wave(t: Any) -> Any:
     return (-cosine if half else cosine), (-sine if half else sine)
 
 
-@jit()
-def write_table(line: Any, parameters: Any, rows: Any, first: int, last: int, scratch: Any) -> None:
+@kernel
+def write_table(line: Ints, parameters: Numbers, rows: Numbers, first: int, last: int, scratch: Numbers) -> None:
     """Rows ``first`` to ``last`` of a batch as the layer writes them, what it multiplies errors by, and the numbers before scales."""
     n, waves, sums = line[N_NUMBERS], line[N_WAVES], line[N_SUMS]
     width, in_pad, out_pad = sums + 1, line[IN_PAD], line[OUT_PAD]
@@ -131,8 +132,8 @@ def write_table(line: Any, parameters: Any, rows: Any, first: int, last: int, sc
             f[j] = scales[j]
 
 
-@jit()
-def learn_table(line: Any, parameters: Any, slots: Any, rows: Any, n: int, thread: int, n_threads: int, scratch: Any, gradient: Any, rule: int, c: Any, factors: Any) -> None:  # fmt: skip
+@kernel
+def learn_table(line: Ints, parameters: Numbers, slots: Matrix, rows: Numbers, n: int, thread: int, n_threads: int, scratch: Numbers, gradient: Numbers, rule: int, c: Numbers, factors: Matrix) -> None:  # fmt: skip
     """One thread's columns of numbers, and its lines of embeddings: their gradient over the batch's n rows, and their update.
 
     ``gradient`` has a number for each of the embeddings'. Scales are learnt as blends are.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,10 @@ from fcnet.engines.native.layout import (
     OUT_PAD,
     TRANSPOSED,
     W_AT,
+    Data,
+    Work,
 )
+from fcnet.engines.native.linking import Cube, IntMatrix, Matrix, Number, Numbers, kernel
 from fcnet.engines.native.matrices import ONE, ZERO, change_lines, multiply_nn
 from fcnet.engines.native.vectors import jit
 
@@ -39,8 +43,8 @@ TILE_NUMBERS = 4096
 """About so many numbers of a gradient are summed and used at a time."""
 
 
-@jit(fastmath=False)  # each number is rounded alike, whichever part of a vector loop does it
-def update(rule: int, w: Any, g: Any, slots: Any, at: int, c: Any, factors: Any, l2: Any) -> None:
+@functools.partial(kernel, fastmath=False)  # each number is rounded alike, whichever part of a vector loop does it
+def update(rule: int, w: Numbers, g: Numbers, slots: Matrix, at: int, c: Numbers, factors: Numbers, l2: Number) -> None:
     """The update rules of ``fcnet.optimizers``, on a run of numbers; ``slots`` is ``(n_slots, all)``, the run's part at ``at``."""
     n, rate = w.shape[0], c[0] * factors[0]
     if rule == SGD:
@@ -110,8 +114,8 @@ def _width(line: Any) -> int:
     return line[IN_PAD] if line[TRANSPOSED] else line[OUT_PAD]
 
 
-@jit()
-def gradient_of_rows(layout: Any, rows: Any, first: int, n: int, g: Any) -> None:
+@kernel
+def gradient_of_rows(layout: IntMatrix, rows: Numbers, first: int, n: int, g: Numbers) -> None:
     """The gradient of every layer, in the parameters' places."""
     for layer in range(layout.shape[0]):
         line = layout[layer]
@@ -122,8 +126,34 @@ def gradient_of_rows(layout: Any, rows: Any, first: int, n: int, g: Any) -> None
 # --- Learning ---------------------------------------------------------------------------------------------------------
 
 
-@jit()
-def learn_lines(layout: Any, start: int, parameters: Any, slots: Any, data: Any, work: Any, batch: Any, n: int, thread: int, n_threads: int, rule: int, c: Any, factors: Any, l2: Any) -> None:  # fmt: skip
+@kernel
+def learn_sparse(w_at: int, width: int, d_at: int, d_row: int, first: int, last: int, parameters: Numbers, slots: Matrix, data: Data, work: Work, batch: IntMatrix, n: int, rule: int, c: Numbers, factors: Numbers, l2: Number) -> None:  # fmt: skip
+    """The first layer's weights, from rows as lists of nonzero numbers: the inputs of threads ``first`` to ``last``.
+
+    The weights begin at w_at, with lines of ``width`` numbers; row r's errors at d_at + r * d_row.
+    """
+    cuts = data.splits[data.splits.shape[0] - 1]
+    begin, end = cuts[first] * width, cuts[last] * width
+    at, w = w_at + begin, parameters[w_at + begin : w_at + end]
+    direct = rule == SGD  # the lines of inputs that are zero learn nothing, and are left alone
+    into, into_at, factor = (
+        (parameters, w_at, -c[0] * factors[0]) if direct else (work.gradient, ZERO, c.dtype.type(1.0))
+    )
+    if not direct:
+        into[begin:end] = c.dtype.type(0.0)
+    elif l2 != 0:
+        shrink = c.dtype.type(1.0) - c[0] * factors[0] * l2
+        for j in range(end - begin):
+            w[j] *= shrink
+    for r in range(n):
+        p, q = data.splits[batch[r, 0], first], data.splits[batch[r, 0], last]
+        change_lines(data.values, data.columns, p, q, factor, work.rows, d_at + r * d_row, into, into_at, width)
+    if not direct:
+        update(rule, w, into[begin:end], slots, at, c, factors, l2)
+
+
+@kernel
+def learn_lines(layout: IntMatrix, start: int, parameters: Numbers, slots: Matrix, data: Data, work: Work, batch: IntMatrix, n: int, thread: int, n_threads: int, rule: int, c: Numbers, factors: Cube, l2: Number) -> None:  # fmt: skip
     """One thread's lines of the weights of layers ``start`` on: their gradient over the batch's n rows, and their update.
 
     A few lines at a time, so that the gradient never leaves the cache.
@@ -158,34 +188,8 @@ def learn_lines(layout: Any, start: int, parameters: Any, slots: Any, data: Any,
             update(rule, parameters[at:end], g, slots, at, c, factors[layer, WEIGHTS], l2)
 
 
-@jit()
-def learn_sparse(w_at: int, width: int, d_at: int, d_row: int, first: int, last: int, parameters: Any, slots: Any, data: Any, work: Any, batch: Any, n: int, rule: int, c: Any, factors: Any, l2: Any) -> None:  # fmt: skip
-    """The first layer's weights, from rows as lists of nonzero numbers: the inputs of threads ``first`` to ``last``.
-
-    The weights begin at w_at, with lines of ``width`` numbers; row r's errors at d_at + r * d_row.
-    """
-    cuts = data.splits[data.splits.shape[0] - 1]
-    begin, end = cuts[first] * width, cuts[last] * width
-    at, w = w_at + begin, parameters[w_at + begin : w_at + end]
-    direct = rule == SGD  # the lines of inputs that are zero learn nothing, and are left alone
-    into, into_at, factor = (
-        (parameters, w_at, -c[0] * factors[0]) if direct else (work.gradient, ZERO, c.dtype.type(1.0))
-    )
-    if not direct:
-        into[begin:end] = c.dtype.type(0.0)
-    elif l2 != 0:
-        shrink = c.dtype.type(1.0) - c[0] * factors[0] * l2
-        for j in range(end - begin):
-            w[j] *= shrink
-    for r in range(n):
-        p, q = data.splits[batch[r, 0], first], data.splits[batch[r, 0], last]
-        change_lines(data.values, data.columns, p, q, factor, work.rows, d_at + r * d_row, into, into_at, width)
-    if not direct:
-        update(rule, w, into[begin:end], slots, at, c, factors, l2)
-
-
-@jit()
-def learn_from_groups(layout: Any, parameters: Any, slots: Any, groups: Any, scratch: Any, thread: int, n_threads: int, rule: int, c: Any, factors: Any, l2: Any) -> None:  # fmt: skip
+@kernel
+def learn_from_groups(layout: IntMatrix, parameters: Numbers, slots: Matrix, groups: Matrix, scratch: Numbers, thread: int, n_threads: int, rule: int, c: Numbers, factors: Cube, l2: Number) -> None:  # fmt: skip
     """One thread's share of all parameters: the sum of the groups' gradients, ``(n_groups, n_parameters)``, and the update."""
     none = parameters.dtype.type(0.0)
     for layer in range(layout.shape[0]):
