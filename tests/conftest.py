@@ -1,18 +1,11 @@
-"""Where real data lies; and caches of compiled code for the tests alone, so that they neither read nor fill the user's.
-
-Numba looks at one file to see whether a cached function is stale, but a kernel is made of several: the folder's name holds
-the contents of all of them.
-"""
+"""Where real data lies; and caches of compiled code for the tests alone, so that they neither read nor fill the user's."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 
 import pytest
-
-import fcnet
 
 BESIDE = "FCNET_COMPILES_BESIDE"
 
@@ -27,9 +20,7 @@ def shared_data() -> Path:
 
 
 def pytest_configure(config):
-    sources = sorted((Path(fcnet.__file__).parent / "engines" / "native").glob("*.py"))
-    contents = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
     folder = config.rootpath / ".pytest_cache" / "compiled"
-    os.environ.setdefault("NUMBA_CACHE_DIR", str(folder / f"native-{contents}"))
+    os.environ.setdefault("NUMBA_CACHE_DIR", str(folder))
     os.environ.setdefault(BESIDE, "1")  # no second compiling process beside each test's
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder / "xla"))

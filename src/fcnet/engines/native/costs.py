@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnet import costs
+from fcnet.engines.native.compiler import jit
 from fcnet.engines.native.elementary import SOFTMAX, activate, exp, like, log, log1p, sigmoid
 from fcnet.engines.native.layout import A_AT, ACTIVATION, D_AT, N_OUT, OUT_PAD, Data
 from fcnet.engines.native.linking import Doubles, IntMatrix, Ints, Matrix, Numbers, kernel
-from fcnet.engines.native.vectors import jit
 
 LOG_LIKELIHOOD, CROSS_ENTROPY, QUADRATIC, ABSOLUTE, HUBER, LOG_COSH, QUANTILE, POISSON, FOCAL, BINARY_FOCAL = range(10)
 """Codes of the costs."""

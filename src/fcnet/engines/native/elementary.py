@@ -14,8 +14,9 @@ from numba import types
 from numba.extending import overload
 
 from fcnet import activations
+from fcnet.engines.native.compiler import jit
 from fcnet.engines.native.linking import Numbers, kernel
-from fcnet.engines.native.vectors import jit, power_of_two, split_power
+from fcnet.engines.native.vectors import power_of_two, split_power
 
 SIGMOID, TANH, RELU, LEAKY_RELU, ELU, SELU, GELU, SILU, MISH, SOFTPLUS, LINEAR, SOFTMAX, EXPONENTIAL = range(13)
 """Codes of the activations."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from fcnet.engines.native.compiler import jit
 from fcnet.engines.native.costs import judge
 from fcnet.engines.native.elementary import SOFTMAX, activate, softmax
 from fcnet.engines.native.layout import (
@@ -47,7 +48,16 @@ from fcnet.engines.native.updates import (
     learn_sparse,
     update,
 )
-from fcnet.engines.native.vectors import TILE_ROWS, VECTOR_BYTES, arrive, arrived, fill_rows, give_way, jit
+from fcnet.engines.native.vectors import (
+    CACHE_LINE,
+    TILE_ROWS,
+    VECTOR_BYTES,
+    arrive,
+    arrived,
+    fetch,
+    fill_rows,
+    give_way,
+)
 
 SPINS = 2000
 """How often a waiting thread looks again before it lets others run."""
@@ -87,6 +97,17 @@ def _read_batch(data: Any, tables: Any, step: int, batch: Any) -> Any:
     if tables.total > 0:
         total = tables.total
     return n, 1.0 / total if total > 0 else 0.0
+
+
+@jit()
+def _fetch_lists(data: Any, rows: Any) -> None:
+    """Ask for the lists of the next step's rows, which lie anywhere in memory."""
+    last = data.splits.shape[1] - 1
+    for r in range(rows.shape[0]):
+        if rows[r] >= 0:
+            start, stop = data.splits[rows[r], 0], data.splits[rows[r], last]
+            fetch(data.values, start, stop)
+            fetch(data.columns, start, stop)
 
 
 @jit()
@@ -155,7 +176,8 @@ def advance_by_units(layout: IntMatrix, parameters: Numbers, slots: Matrix, data
     w_at, b_at = line[W_AT], line[B_AT]
     first, last = _units(out_pad, parameters.itemsize, thread, n_threads)
     width = last - first
-    mine, my_slots = np.empty_like(parameters), np.empty_like(slots)
+    mine = _aligned(parameters.shape[0], parameters)
+    my_slots = _aligned(slots.size, slots).reshape(slots.shape)
     _take_out(line, first, last, parameters, mine)
     for k in range(slots.shape[0]):
         _take_out(line, first, last, slots[k], my_slots[k])
@@ -177,6 +199,8 @@ def advance_by_units(layout: IntMatrix, parameters: Numbers, slots: Matrix, data
             activate(line[ACTIVATION], shared[at + r * width : at + (r + 1) * width], rows[f_at : f_at + width])
             for j in range(line[N_OUT] - first, width):  # f(0) need not be 0, the padding must
                 shared[at + r * width + j] = none
+        if step + 1 < n_steps:
+            _fetch_lists(data, tables.rows[step + 1])
         passed = _wait(barrier, passed, n_threads)
         for other in range(n_threads):
             u, v = _units(out_pad, parameters.itemsize, other, n_threads)
@@ -200,6 +224,14 @@ def advance_by_units(layout: IntMatrix, parameters: Numbers, slots: Matrix, data
     for k in range(slots.shape[0]):
         _put_back(line, first, last, thread, my_slots[k], slots[k])
     return bad
+
+
+@jit()
+def _aligned(n: int, like: Any) -> Any:
+    """Room for n numbers that starts on a line of the cache."""
+    room = np.empty(n + CACHE_LINE // like.itemsize, like.dtype)
+    start = -room.ctypes.data % CACHE_LINE // like.itemsize
+    return room[start : start + n]
 
 
 @jit()

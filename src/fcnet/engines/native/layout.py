@@ -27,7 +27,7 @@ from fcnet.engines.native.linking import (
     WordCube,
     WordMatrix,
 )
-from fcnet.engines.native.vectors import VECTOR_BYTES, padded
+from fcnet.engines.native.vectors import CACHE_LINE, VECTOR_BYTES, padded
 from fcnet.layers import TableLayer
 from fcnet.model import Model, array_name
 
@@ -62,8 +62,6 @@ TRANSPOSED_BELOW = 32
 """A layer after the first with fewer outputs keeps its weights transposed, so that vectors run along its inputs."""
 ROOM = VECTOR_BYTES // 4
 """Room for one vector more, beyond a list of nonzero numbers."""
-CACHE_LINE = 64
-"""Bytes that a processor's core fetches and owns together."""
 
 
 class Data(NamedTuple):

@@ -23,7 +23,7 @@ from numba.core.typeconv import Conversion
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from fcnet.engines.native.vectors import jit
+from fcnet.engines.native.compiler import jit
 
 # What annotations say of an argument, given the network's type of numbers.
 Number = Annotated[Any, lambda number: number]

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fcnet.engines.native.compiler import jit
 from fcnet.engines.native.linking import Numbers, kernel
 from fcnet.engines.native.vectors import (
     HAS_COMPRESS,
@@ -18,7 +19,6 @@ from fcnet.engines.native.vectors import (
     blend,
     compress,
     gather,
-    jit,
     scatter,
     tile_nn,
     tile_nt,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from fcnet.engines.native.compiler import jit
 from fcnet.engines.native.elementary import activate, draw_mask
 from fcnet.engines.native.layout import (
     A_AT,
@@ -28,7 +29,7 @@ from fcnet.engines.native.layout import (
 from fcnet.engines.native.linking import IntMatrix, Numbers, WordMatrix, Words, kernel
 from fcnet.engines.native.matrices import ONE, ZERO, add_lines, list_nonzeros, multiply_nn, multiply_nt
 from fcnet.engines.native.tables import write_table
-from fcnet.engines.native.vectors import VECTOR_BYTES, fill_rows, jit, turn_block
+from fcnet.engines.native.vectors import VECTOR_BYTES, fill_rows, turn_block
 
 
 @kernel

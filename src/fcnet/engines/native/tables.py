@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from fcnet.engines.native.compiler import jit
 from fcnet.engines.native.elementary import like
 from fcnet.engines.native.layout import (
     A_AT,
@@ -37,7 +38,6 @@ from fcnet.engines.native.layout import (
 )
 from fcnet.engines.native.linking import Ints, Matrix, Numbers, kernel
 from fcnet.engines.native.updates import update
-from fcnet.engines.native.vectors import jit
 
 FREQUENCIES, PHASES, SCALES, AMPLITUDES, OFFSETS, EMBEDDINGS = range(6)
 """Places of the factors of a table's arrays; those of scales stand where other layers have their blends'."""

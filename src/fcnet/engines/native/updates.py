@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fcnet import optimizers
+from fcnet.engines.native.compiler import jit
 from fcnet.engines.native.layout import (
     B_AT,
     BLENDS_AT,
@@ -27,7 +28,6 @@ from fcnet.engines.native.layout import (
 )
 from fcnet.engines.native.linking import Cube, IntMatrix, Matrix, Number, Numbers, kernel
 from fcnet.engines.native.matrices import ONE, ZERO, change_lines, multiply_nn
-from fcnet.engines.native.vectors import jit
 
 SGD, MOMENTUM, NESTEROV, ADAM, GRADIENT = range(5)
 """Codes of the update rules; GRADIENT adds the gradient up instead."""

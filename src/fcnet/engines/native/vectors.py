@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import llvmlite.binding
-import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
@@ -27,18 +26,13 @@ TILE_ROWS = 6
 """Rows of a matrix tile: with TILE_VECTORS of 4 (or 2) they fill 24 of 32 (12 of 16) registers."""
 TILE_VECTORS = 4 if VECTOR_BYTES == 64 else 2
 """Vectors in a row of a matrix tile."""
+CACHE_LINE = 64
+"""Bytes that a processor's core fetches and owns together."""
 SPARSE_VECTORS = 8
 """Vectors in a row of the sparse loops."""
 
-FAST = {"contract", "reassoc", "nsz", "arcp"}
-"""Sums may be reordered; NaN and infinity keep their meaning."""
 
 _INT = ir.IntType(64)
-
-
-def jit(**options: Any) -> Any:
-    """Numba's compiler as every kernel uses it: without the interpreter's lock, and kept on disk."""
-    return numba.njit(nogil=True, error_model="numpy", cache=True, **{"fastmath": FAST, **options})
 
 
 def padded(n: int, dtype: str) -> int:
@@ -442,6 +436,30 @@ def turn_block(typing: Any, source: Any, source_at: Any, source_row: Any, target
             step *= 2
         for i in range(lanes):
             code.store(rows[i], code.at(target, (target_row, i)))
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
+def fetch(typing: Any, array: Any, start: Any, stop: Any) -> Any:
+    """Ask for numbers from start to stop, which will be read soon, and go on."""
+    signature = types.void(array, types.int64, types.int64)
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        array, start, stop = args
+        code = _Code(context, builder, signature.args[0])
+        first = code.pointer(signature.args[0], array, ir.Constant(_INT, 0))
+        byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+        read, keep, data = (ir.Constant(word, value) for value in (0, 2, 1))
+
+        def body(p: Any, _: Sequence[Any]) -> list[Any]:
+            builder.call(function, [builder.bitcast(code.at(first, p), byte), read, keep, data])
+            return []
+
+        code.loop(start, stop, CACHE_LINE // code.size, [], body)
         return context.get_dummy_value()
 
     return signature, generate
