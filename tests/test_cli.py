@@ -287,6 +287,8 @@ def test_devices(fcnet_):
     assert code == 0
     assert re.search(r"^engine  xla +JAX .*CPU and GPU", out, re.MULTILINE)
     assert re.search(r"^device  cpu +usable, \d+ cores$", out, re.MULTILINE)
+    if "device  gpu     not usable" in out:  # where there is no GPU, nothing is to be installed for this engine
+        assert "engine  cuda    not usable: it runs on GPUs only; see below.\n" in out
     assert re.search(r"^device  gpu(:0 +usable|     not usable: .*nvidia)", out, re.MULTILINE | re.IGNORECASE)
 
 

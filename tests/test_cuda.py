@@ -22,6 +22,7 @@ from fcnet.engines.cuda import device, inference
 from fcnet.engines.cuda import engine as module
 from fcnet.engines.cuda.device import Chip
 from fcnet.engines.cuda.engine import CudaEngine
+from fcnet.engines.xla import XlaEngine
 from fcnet.errors import InputError
 from fcnet.initializers import glorot_uniform
 from fcnet.layers import FullyConnectedLayer, SoftmaxLayer
@@ -47,7 +48,7 @@ def test_in_the_simulator():
 def hopper(monkeypatch):
     """As if there were a GPU."""
     monkeypatch.setattr(device, "chip", lambda placement: HOPPER)
-    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(device, "missing", lambda: None)
     return CudaEngine()
 
 
@@ -92,8 +93,29 @@ def test_what_it_can_do(hopper, program):
 
 
 def test_without_numba_cuda(monkeypatch):
-    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(device.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(device, "missing", device.missing.__wrapped__)
     assert CudaEngine().supports(ARTICLE, GPU) == "it needs numba-cuda; install it with: pip install 'fcnet[gpu]'."
+
+
+def test_a_numba_cuda_that_does_not_work(monkeypatch):
+    """It is another engine's turn then, with the reason; not the end of a training."""
+
+    def broken():
+        raise AttributeError("module 'numpy' has no attribute 'row_stack'\nmore")
+
+    monkeypatch.setattr(device.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(device, "load_compiler", broken)
+    monkeypatch.setattr(device, "missing", device.missing.__wrapped__)
+    reason = "numba-cuda does not work here (AttributeError: module 'numpy' has no attribute 'row_stack'); install it anew with: pip install 'fcnet[gpu]'."
+    assert CudaEngine().supports(ARTICLE, GPU) == reason
+    monkeypatch.setattr(choose, "usable_gpus", lambda: ["H200"])
+    monkeypatch.setattr(choose, "engine_named", lambda name: CudaEngine() if name == "cuda" else XlaEngine())
+    for batch in (10, None):
+        assert (
+            str(choose.choose("auto", "auto", ARTICLE, mini_batch_size=batch))
+            == f"engine xla on gpu (H200; not cuda: {reason})"
+        )
 
 
 def test_where_it_pays(hopper):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -60,19 +61,57 @@ def crashes(bench):
 def hangs(bench):
     time.sleep(60)
     yield
+def stops_in_a_line(bench):
+    from on_gpu.bench import Figure
+    yield Figure("one", "fcnet", 1.0)
+    with open(sys.argv[-1], "a") as answer:
+        answer.write('{"what": "tw')
+    os._exit(3)
 """
     broken = BENCHMARKS / "on_gpu" / "broken_for_a_test.py"
-    monkeypatch.setattr(gpu, "ROWS", {name: ("broken_for_a_test", name, 9) for name in ("crashes", "hangs")})
+    monkeypatch.setattr(
+        gpu, "ROWS", {name: ("broken_for_a_test", name, 9) for name in ("crashes", "hangs", "stops_in_a_line")}
+    )
     broken.write_text(program)
     try:
         bench = gpu.Bench("cpu", True)
         crashed = gpu.watch("crashes", bench, 60, tmp_path)
         hung = gpu.watch("hangs", bench, 5, tmp_path)
+        stopped = gpu.watch("stops_in_a_line", bench, 60, tmp_path)
     finally:
         broken.unlink()
     assert [(one.what, one.value) for one in crashed] == [("one", 1.0), ("crashes", None)]
     assert crashed[1].note == "ended with 1: RuntimeError: no luck"
     assert hung[0].note == "not done after 5 s: it said nothing"
+    assert [(one.what, one.note) for one in stopped] == [
+        ("one", ""),
+        ("stops_in_a_line", "ended with 3: it said nothing"),
+    ]
+
+
+def test_a_row_s_surroundings(gpu, monkeypatch, tmp_path):
+    """Numba finds the CUDA toolkit that nvcc belongs to; what someone has set stays."""
+    nvcc = tmp_path / "cuda-13" / "bin" / "nvcc"
+    nvcc.parent.mkdir(parents=True)
+    nvcc.touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(nvcc.parent))
+    for name in ("CUDA_HOME", "CUDA_PATH", "XLA_PYTHON_CLIENT_MEM_FRACTION"):
+        monkeypatch.delenv(name, raising=False)
+    found = gpu.surroundings(tmp_path)
+    assert found["CUDA_HOME"] == str(tmp_path / "cuda-13")
+    assert found["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.5"
+    assert str(tmp_path) in found["NUMBA_CACHE_DIR"] or found["NUMBA_CACHE_DIR"] == os.environ["NUMBA_CACHE_DIR"]
+    monkeypatch.setenv("CUDA_PATH", "/mine")
+    assert "CUDA_HOME" not in gpu.surroundings(tmp_path)
+
+
+def test_a_broken_numba_cuda_costs_the_general_engine_nothing(gpu, monkeypatch):
+    from on_gpu import ours
+
+    monkeypatch.setattr(ours, "cuda_engine", lambda *settings, **more: 1 / 0)
+    (cuda, *xla) = ours.conformance(gpu.Bench("cpu", True))
+    assert cuda.note == "ZeroDivisionError: division by zero"
+    assert [one.reached for one in xla] == [True, True, True]
 
 
 def test_goals_against_the_best_peer(gpu):

@@ -11,7 +11,9 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import scipy.sparse
 
+import reference
 from fcnet import optimizers
 from fcnet.engines import xla
 from fcnet.engines.contract import Placement, initial_state
@@ -80,6 +82,18 @@ def test_members_in_passes():
         own = {name: array[index] for name, array in state.parameters.items()}
         assert worst(own, LOOPED.snapshot(solo).parameters) < 1e-5
         np.testing.assert_allclose(report.costs[index], solo_report.costs, rtol=1e-5)
+
+
+@pytest.mark.parametrize("n_rows", [0, 1, 8, 24, 57])
+def test_outputs_of_more_rows_than_fit_at_a_time(monkeypatch, n_rows):
+    monkeypatch.setattr(xla, "FORWARD_BYTES", 1)  # eight rows
+    case = article(n_rows=57)
+    X, program = case.part().X[:n_rows], case.program("float64")
+    expected = reference.outputs(case.layers, case.parameters(), X, case.scaling)
+    run = LOOPED.start(program, initial_state(program, case.parameters()), CPU)
+    for rows in (X, scipy.sparse.csr_array(X), X.astype(np.float32)):
+        tolerance = 1e-5 if rows.dtype == np.float32 else 1e-12
+        np.testing.assert_allclose(LOOPED.forward(run, rows), expected, rtol=tolerance)
 
 
 # --- XLA's options ------------------------------------------------------------------------------------------------------

@@ -452,17 +452,18 @@ def warmup() -> None:
 @app.command()
 def devices() -> None:
     """Which engines and devices can be used here, and why others cannot."""
-    from fcnet.engines.choose import ENGINES, engine_named, usable_gpus, why_no_gpu
+    from fcnet.engines.choose import AUTO, ENGINES, engine_named, usable_gpus, why_no_gpu
     from fcnet.engines.contract import Placement
     from fcnet.memory import in_words
 
+    found = usable_gpus()
     for name in ENGINES:
         engine = engine_named(name)
-        missing = getattr(engine, "missing", lambda: None)()
+        here = found or name in AUTO["cpu"]
+        missing = getattr(engine, "missing", lambda: None)() if here else "it runs on GPUs only; see below."
         print(f"engine  {name:<8}{f'not usable: {missing}' if missing else engine.description}")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     print(f"device  {'cpu':<8}usable, {cores} cores")
-    found = usable_gpus()
     for index, name in enumerate(found):
         free = engine_named("xla").free_memory(Placement("gpu", index))  # type: ignore[attr-defined]  # of this engine
         print(f"device  {f'gpu:{index}':<8}usable, {name}{f', {in_words(free)} of memory free' if free else ''}")

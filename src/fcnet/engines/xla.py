@@ -193,15 +193,28 @@ class XlaEngine:
         outputs = np.empty((*lead, n_rows, model.n_out), dtype)
         widest = max(model.n_in, *(layer.n_out for layer in model.layers))
         height = max(8, 2 ** int(np.log2(FORWARD_BYTES / (widest * np.dtype(dtype).itemsize))))
+        waiting: list[tuple[slice, jax.Array]] = []  # computed while the next rows are on their way
+
+        def write() -> None:
+            place, answer = waiting.pop(0)
+            outputs[..., place, :] = np.asarray(answer)[..., : place.stop - place.start, :]
+
         for start in range(0, n_rows, height):
             rows = X[start : start + height]
             rows = rows.toarray() if is_sparse(rows) else rows
-            block = np.zeros((_padded_length(len(rows)), model.n_in), dtype)
-            block[: len(rows)] = rows
+            n, length = len(rows), _padded_length(len(rows))
+            if rows.dtype != dtype or n != length:
+                block = np.zeros((length, model.n_in), dtype)
+                block[:n] = rows
+                rows = block
             with _precision(run.program):
-                block_there = jax.device_put(block, _everywhere(run.placement))
-                answer = self._compiled(_forward, run)(run.program, run.parameters, block_there)
-            outputs[..., start : start + len(rows), :] = np.asarray(answer)[..., : len(rows), :]
+                there = jax.device_put(rows, _everywhere(run.placement))
+                answer = self._compiled(_forward, run)(run.program, run.parameters, there)
+            waiting.append((slice(start, start + n), answer))
+            if len(waiting) == 2:
+                write()
+        while waiting:
+            write()
         return outputs
 
     def cost_and_gradient(self, run: Run, data: Data, l2: float = 0.0) -> tuple[float, dict[str, NDArray[Any]]]:
@@ -277,8 +290,10 @@ def _use_compilation_cache() -> None:
     chosen = jax.config.values
     if chosen["jax_compilation_cache_dir"] or not chosen["jax_enable_compilation_cache"]:
         return
-    import platformdirs  # not needed by who has chosen a place
-
+    try:
+        import platformdirs  # not needed by who has chosen a place
+    except ImportError:
+        return
     folder = Path(platformdirs.user_cache_dir("fcnet")) / "xla"
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.util
 import warnings
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -40,6 +41,24 @@ SIMULATED = Chip(multiprocessors=1, shared_bytes=227 << 10)
 def is_simulated() -> bool:
     """Whether Numba was started with ``NUMBA_ENABLE_CUDASIM=1``: kernels then run in Python, on the CPU."""
     return bool(getattr(config, "ENABLE_CUDASIM", 0))
+
+
+@functools.cache
+def missing() -> str | None:
+    """What is to be installed before kernels can be compiled here; None where all is there."""
+    if is_simulated():
+        return None
+    if importlib.util.find_spec("numba_cuda") is None:
+        return "it needs numba-cuda; install it with: pip install 'fcnet[gpu]'."
+    try:
+        load_compiler()
+        from numba.cuda.cudadrv.nvvm import NVVM
+
+        NVVM()
+    except Exception as error:  # whatever a library says that is not whole, or finds no other one
+        said = (str(error).strip() or "no reason given").split("\n")[0][:200]
+        return f"numba-cuda does not work here ({type(error).__name__}: {said}); install it anew with: pip install 'fcnet[gpu]'."
+    return None
 
 
 def chip(placement: Placement) -> Chip:

@@ -6,7 +6,6 @@ Data, evaluation, and outputs of networks or rows that are better left to matrix
 from __future__ import annotations
 
 import functools
-import importlib.util
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -101,7 +100,9 @@ class CudaEngine:
     """
 
     name = "cuda"
-    description = "Numba CUDA: an NVIDIA GPU; trains networks with one hidden layer, and computes outputs of small ones, each in one kernel"
+    description = (
+        "Numba CUDA: small networks on an NVIDIA GPU; trains one hidden layer, and computes outputs of any number"
+    )
 
     def __init__(self, blocks: int | None = None, threads: int | None = None) -> None:
         self._blocks = blocks
@@ -138,21 +139,17 @@ class CudaEngine:
     def _why_not_here(self, program: Program, placement: Placement) -> str | None:
         if placement.device != "gpu" and not device.is_simulated():
             return "it runs on GPUs only."
-        if (missing := self.missing()) is not None:
-            return missing
         if placement.shards > 1:
             return "it runs on one GPU; the engine xla shares a batch out."
         if program.members is not None:
             return "it trains one network at a time."
         if program.precision == "bf16":
             return "it multiplies float32 and float64 numbers; the engine xla rounds to bf16."
-        return None
+        return self.missing()
 
     def missing(self) -> str | None:
         """What is to be installed for it; None where all is there."""
-        if device.is_simulated() or importlib.util.find_spec("numba_cuda") is not None:
-            return None
-        return "it needs numba-cuda; install it with: pip install 'fcnet[gpu]'."
+        return device.missing()
 
     def pays(self, program: Program, mini_batch_size: int | None, placement: Placement) -> bool:
         """Whether this is better done here than in the general engine: steps of so many rows; None for outputs."""
