@@ -454,11 +454,11 @@ def test_ctrl_c_saves_the_best_network(fcnet_, monkeypatch):
 def test_ctrl_c_while_the_run_is_written_does_not_lose_it(fcnet_, monkeypatch):
     handler = signal.getsignal(signal.SIGINT)
 
-    def interrupt(self, *arguments, original=fcnet.History.to_frame):
+    def interrupt(self, *arguments, original=fcnet.History.to_csv):
         os.kill(os.getpid(), signal.SIGINT)
         return original(self, *arguments)
 
-    monkeypatch.setattr(fcnet.History, "to_frame", interrupt)
+    monkeypatch.setattr(fcnet.History, "to_csv", interrupt)
     assert fcnet_(*TRAIN, "--out", "run")[0] == 0
     assert len(list(Path("run").iterdir())) == 6
     assert signal.getsignal(signal.SIGINT) is handler

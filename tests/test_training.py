@@ -321,7 +321,9 @@ def test_to_frame():
     assert frame["epoch"].dtype == polars.Int64
     assert frame["test_accuracy"].null_count() == 3
     assert frame["validation_accuracy"].to_list() == [record.validation_accuracy for record in history.epochs]
+    assert frame.equals(polars.read_csv(history.to_csv().encode(), schema=frame.schema))
     assert fcnet.History("native", "cpu", None, 1).to_frame().shape == (0, 7)
+    assert fcnet.History("native", "cpu", None, 1).to_csv().count("\n") == 1
 
 
 @pytest.mark.parametrize("validation", [None, VALIDATION])

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -100,6 +103,14 @@ class History:
         columns = dict.fromkeys(EpochRecord.__dataclass_fields__, polars.Float64) | {"epoch": polars.Int64}
         return polars.DataFrame([asdict(record) for record in self.epochs], schema=columns)
 
+    def to_csv(self) -> str:
+        """The same as text: a line of names, and a line for each epoch, empty where there is no figure."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(EpochRecord.__dataclass_fields__)
+        writer.writerows(astuple(record) for record in self.epochs)
+        return text.getvalue()
+
     def plot(self, path: str | Path | None = None) -> Figure:
         """Cost and accuracy by epoch, as a Matplotlib figure; written to ``path`` where one is given.
 
@@ -108,10 +119,13 @@ class History:
         """
         from matplotlib.figure import Figure
 
-        frame = self.to_frame()
-        accuracies = [
-            name for name in ("validation_accuracy", "test_accuracy") if frame[name].null_count() < len(frame)
-        ]
+        epochs = [record.epoch for record in self.epochs]
+        columns = {
+            name: [getattr(record, name) for record in self.epochs]
+            for name in ("training_cost", "validation_cost", "validation_accuracy", "test_accuracy")
+        }
+        known = {name: values for name, values in columns.items() if any(value is not None for value in values)}
+        accuracies = [name for name in ("validation_accuracy", "test_accuracy") if name in known]
         figure = Figure(figsize=(10 if accuracies else 5.5, 4), layout="constrained")
         axes = figure.subplots(1, 2 if accuracies else 1, squeeze=False)[0]
         lines = [
@@ -120,9 +134,10 @@ class History:
             *((axes[1], name, colour) for name, colour in zip(accuracies, ("C1", "C2"), strict=False)),
         ]
         for axis, name, colour in lines:
-            if frame[name].null_count() < len(frame):
-                marker = "o" if len(frame) == 1 else ""
-                axis.plot(frame["epoch"], frame[name], color=colour, marker=marker, label=name.split("_")[0])
+            if name in known:
+                marker = "o" if len(epochs) == 1 else ""
+                values = [math.nan if value is None else value for value in known[name]]
+                axis.plot(epochs, values, color=colour, marker=marker, label=name.split("_")[0])
         for axis, label in zip(axes, ("mean cost", "accuracy"), strict=False):
             if self.best_epoch is not None:
                 axis.axvline(self.best_epoch, color="0.6", linewidth=1, linestyle=":", label="best")

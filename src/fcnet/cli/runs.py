@@ -185,7 +185,7 @@ def write_record(folder: Path, run: dict[str, Any]) -> None:
 
 def _history_writers(folder: Path, history: History) -> tuple[Callable[[], object], ...]:
     return (
-        lambda: write_atomically(folder / "history.csv", history.to_frame().write_csv().encode()),
+        lambda: write_atomically(folder / "history.csv", history.to_csv().encode()),
         lambda: _draw(folder / "curves.png", history),
     )
 
