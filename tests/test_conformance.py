@@ -41,11 +41,11 @@ from fcnet.costs import (
     quantile,
 )
 from fcnet.data.arrays import Part
-from fcnet.engines import xla
 from fcnet.engines.contract import PRECISIONS, Placement, Plan, Program, Report, TrainState, initial_state
 from fcnet.engines.native import engine as native
 from fcnet.engines.native.engine import NativeEngine
-from fcnet.engines.xla import XlaEngine
+from fcnet.engines.xla import programs
+from fcnet.engines.xla.engine import XlaEngine
 from fcnet.initializers import glorot_uniform, ones, zeros
 from fcnet.layers import FullyConnectedLayer, SoftmaxLayer, TableLayer
 from fcnet.model import Model
@@ -840,7 +840,7 @@ def test_every_product_says_its_precision(precision, asked):
     x, y, weights = jnp.ones((4, 7)), jnp.zeros(4, jnp.int32), jnp.ones(4)
 
     def cost(parameters):
-        return xla._mean_cost(program, parameters, x, y, weights, None)
+        return programs.mean_cost(program, parameters, x, y, weights, None)
 
     with jax.default_matmul_precision("bfloat16"):
         text = str(jax.make_jaxpr(jax.grad(cost))(model.initial_parameters(0)))

@@ -22,7 +22,7 @@ from fcnet.engines.cuda import device, inference
 from fcnet.engines.cuda import engine as module
 from fcnet.engines.cuda.device import Chip
 from fcnet.engines.cuda.engine import CudaEngine
-from fcnet.engines.xla import XlaEngine
+from fcnet.engines.xla.engine import XlaEngine
 from fcnet.errors import InputError
 from fcnet.initializers import glorot_uniform
 from fcnet.layers import FullyConnectedLayer, SoftmaxLayer

@@ -733,7 +733,7 @@ SEEN = Surroundings((580, 65, 6), True, 13, None)
 def test_a_gpu_that_is_not_there(monkeypatch, capsys, seen, advice):
     monkeypatch.setattr(choose, "usable_gpus", list)
     monkeypatch.setattr(choose, "surroundings", lambda: replace(SEEN, **seen))
-    monkeypatch.setattr("fcnet.engines.xla.why_no_gpus", lambda: "no luck")
+    monkeypatch.setattr("fcnet.engines.xla.devices.why_no_gpus", lambda: "no luck")
     message = f"device='gpu' was asked for, but there is no GPU: {advice} Or use device='cpu'."
     with pytest.raises(DeviceError, match=re.escape(message)):
         fit(engine="auto", device="gpu")

@@ -15,9 +15,10 @@ import scipy.sparse
 
 import reference
 from fcnet import optimizers
-from fcnet.engines import xla
 from fcnet.engines.contract import Placement, initial_state
-from fcnet.engines.xla import XlaEngine
+from fcnet.engines.xla import devices, programs
+from fcnet.engines.xla import engine as module
+from fcnet.engines.xla.engine import XlaEngine
 from test_conformance import (
     CPU,
     advance_in_chunks,
@@ -86,7 +87,7 @@ def test_members_in_passes():
 
 @pytest.mark.parametrize("n_rows", [0, 1, 8, 24, 57])
 def test_outputs_of_more_rows_than_fit_at_a_time(monkeypatch, n_rows):
-    monkeypatch.setattr(xla, "FORWARD_BYTES", 1)  # eight rows
+    monkeypatch.setattr(module, "FORWARD_BYTES", 1)  # eight rows
     case = article(n_rows=57)
     X, program = case.part().X[:n_rows], case.program("float64")
     expected = reference.outputs(case.layers, case.parameters(), X, case.scaling)
@@ -112,7 +113,9 @@ def test_options_reach_the_compiler():
 
 def test_deterministic_is_an_option_of_the_compiler(monkeypatch):
     seen = []
-    monkeypatch.setattr(xla, "_jit", lambda function, options: seen.append(dict(options)) or _plain(function, options))
+    monkeypatch.setattr(
+        programs, "compiled", lambda function, options: seen.append(dict(options)) or _plain(function, options)
+    )
     case = article(n_steps=2)
     program = case.program("float32")
     for placement in (CPU, dataclasses.replace(CPU, deterministic=True)):
@@ -121,7 +124,7 @@ def test_deterministic_is_an_option_of_the_compiler(monkeypatch):
     assert seen == [{}, {"xla_gpu_deterministic_ops": True}]
 
 
-_plain = xla._jit
+_plain = programs.compiled
 
 # --- Several devices ----------------------------------------------------------------------------------------------------
 
@@ -131,9 +134,10 @@ sys.path.insert(0, {tests!r})
 import dataclasses, re
 import jax, numpy as np
 from fcnet import optimizers
-from fcnet.engines import xla
+from fcnet.engines.xla import devices, programs
+from fcnet.engines.xla import engine as module
 from fcnet.engines.contract import Placement, initial_state
-from fcnet.engines.xla import XlaEngine
+from fcnet.engines.xla.engine import XlaEngine
 from test_conformance import article, solo_arrays, worst
 
 assert len(jax.devices("cpu")) == 3
@@ -173,8 +177,8 @@ def test_a_batch_s_rows_on_several_devices():
 
 
 def test_one_device_has_no_mesh():
-    assert xla._mesh(Placement("cpu")) is None
-    assert xla._everywhere(Placement("cpu")) == jax.devices("cpu")[0]
+    assert devices.mesh(Placement("cpu")) is None
+    assert devices.everywhere(Placement("cpu")) == jax.devices("cpu")[0]
 
 
 def test_names_of_placements():

@@ -22,8 +22,8 @@ from fcnet import costs, optimizers
 from fcnet.data.arrays import Part
 from fcnet.engines.choose import engine_named
 from fcnet.engines.contract import Placement, Program, initial_state
-from fcnet.engines.xla import XlaEngine
-from fcnet.engines.xla import _forward as compiled_forward
+from fcnet.engines.xla.engine import XlaEngine
+from fcnet.engines.xla.programs import forward as compiled_forward
 from fcnet.initializers import glorot_uniform, he_normal, zeros
 from fcnet.model import Model
 from fcnet.steps import Steps, penalty_per_mini_batches, seeded_order

@@ -117,7 +117,7 @@ class NativeTraining(Training):
 
 class XlaTraining(Training):
     engine = "xla"
-    lazy_imports = ("fcnet.engines.xla",)
+    lazy_imports = ("fcnet.engines.xla.engine",)
 
 
 class Inference(Answers):

@@ -25,7 +25,7 @@ def _cuda() -> Engine:
 
 
 def _xla() -> Engine:
-    from fcnet.engines.xla import XlaEngine
+    from fcnet.engines.xla.engine import XlaEngine
 
     return XlaEngine()
 
@@ -144,7 +144,7 @@ def usable_gpus() -> list[str]:
     seen = surroundings()
     if seen.driver is None and not importlib.util.find_spec("jax_plugins"):
         return []  # known without importing JAX
-    from fcnet.engines.xla import gpus
+    from fcnet.engines.xla.devices import gpus
 
     return [gpu.device_kind for gpu in gpus()]
 
@@ -154,6 +154,6 @@ def why_no_gpu() -> str:
     seen = surroundings()
     if seen.driver is None or seen.cuda is None:
         return why_not(seen)
-    from fcnet.engines.xla import why_no_gpus
+    from fcnet.engines.xla.devices import why_no_gpus
 
     return why_not(seen, why_no_gpus())

@@ -18,7 +18,6 @@ from fcnet import counters
 from fcnet.activations import sigmoid, softmax
 from fcnet.costs import cross_entropy, log_likelihood
 from fcnet.data.arrays import Part, Rows, TargetKind, is_sparse
-from fcnet.engines import xla
 from fcnet.engines.contract import Metrics, Placement, Plan, Program, Report, TrainState
 from fcnet.engines.cuda import device, inference
 from fcnet.engines.cuda.costs import COSTS
@@ -27,6 +26,7 @@ from fcnet.engines.cuda.elementary import ACTIVATIONS
 from fcnet.engines.cuda.inference import Tiles, n_weights, tiles_for
 from fcnet.engines.cuda.training import kernel_of, shared_numbers
 from fcnet.engines.cuda.updates import RULES
+from fcnet.engines.xla import engine as xla
 from fcnet.errors import InputError
 
 TRAINING_THREADS, INFERENCE_THREADS = 256, 512

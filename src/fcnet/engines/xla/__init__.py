@@ -1,0 +1,1 @@
+"""The general engine: JAX, on CPU and GPU, with any callable as activation."""
