@@ -38,7 +38,8 @@ MADE = 20_000
 VARIANTS: dict[str, dict[str, Any]] = {
     "no linear pieces": {"pieces": 0},
     "8 linear pieces": {"pieces": 8},
-    "64 linear pieces": {"pieces": 64},
+    "16 linear pieces": {"pieces": 16},
+    "48 linear pieces": {"pieces": 48},
     "relu": {"activation": "relu"},
     "selu": {"activation": "selu"},
     "mish": {"activation": "mish"},
