@@ -14,10 +14,9 @@ from collections.abc import Callable
 
 import numba
 import numpy as np
-from numba.core.registry import CPUDispatcher
 from threadpoolctl import threadpool_limits
 
-from fcnet.engines.native import matrices
+from fcnet.engines.native import ahead, matrices
 
 ZERO, ONE = np.int64(0), np.int64(1)
 SHAPES = [(256, 64, 64), (10, 112, 784), (780, 128, 10), (780, 128, 200), (128, 1024, 1024), (1024, 1024, 128)]
@@ -50,9 +49,18 @@ def _update(n: int, values, columns, w, d) -> None:
         )
 
 
+@numba.njit(nogil=True)
+def _nn(m, n, k, a, a_row, a_step, b, c) -> None:
+    matrices.multiply_nn(m, n, k, a, ZERO, a_row, a_step, b, ZERO, n, c, ZERO, n)
+
+
+@numba.njit(nogil=True)
+def _nt(m, n, k, a, b, c) -> None:
+    matrices.multiply_nt(m, n, k, a, ZERO, k, b, ZERO, k, c, ZERO, n)
+
+
 def main() -> None:
-    nn: CPUDispatcher = matrices.multiply_nn
-    nt: CPUDispatcher = matrices.multiply_nt
+    ahead.prepare("float32")
     rng = np.random.default_rng(0)
     print("| m x n x k | A . W | A' . D | D . W' | NumPy |\n| --- | ---: | ---: | ---: | ---: |")
     for m, n, k in SHAPES:
@@ -60,11 +68,11 @@ def main() -> None:
         m_, n_, k_ = map(np.int64, (m, n, k))
         work = 2.0 * m * n * k
         figures = [
-            seconds(lambda: nn(m_, n_, k_, a, ZERO, k_, ONE, b, ZERO, n_, c, ZERO, n_), work),  # noqa: B023
-            seconds(lambda: nn(m_, n_, k_, a, ZERO, ONE, m_, b, ZERO, n_, c, ZERO, n_), work),  # noqa: B023
+            seconds(lambda: _nn(m_, n_, k_, a, k_, ONE, b, c), work),  # noqa: B023
+            seconds(lambda: _nn(m_, n_, k_, a, ONE, m_, b, c), work),  # noqa: B023
         ]
         if k % 16 == 0:
-            figures.append(seconds(lambda: nt(m_, n_, k_, a, ZERO, k_, b, ZERO, k_, c, ZERO, n_), work))  # noqa: B023
+            figures.append(seconds(lambda: _nt(m_, n_, k_, a, b, c), work))  # noqa: B023
         with threadpool_limits(1):
             left, right, out = a.reshape(m, k), b.reshape(k, n), c.reshape(m, n)
             blas = seconds(lambda: np.matmul(left, right, out=out), work)  # noqa: B023

@@ -16,7 +16,9 @@ layers = [
     )
     for index, (n_in, n_out) in enumerate(itertools.pairwise(sizes[:-1]))
 ]
-network = fcnet.Network([*layers, fcnet.SoftmaxLayer(sizes[-2], 10, p_dropout)], settings["batch"], settings["seed"])
+network = fcnet.Network(
+    [*layers, fcnet.SoftmaxLayer(sizes[-2], 10, p_dropout, weights, zeros)], settings["batch"], settings["seed"]
+)
 fcnet.train(
     network,
     epochs.rows("train"),
