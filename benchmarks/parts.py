@@ -42,7 +42,7 @@ def cost(n: int, s: Any) -> None:
 @numba.njit(nogil=True)
 def backward(n: int, s: Any) -> None:
     for _ in range(n):
-        passes.backward(s[0], s[1], s[4].rows, s[4].turned[0], ZERO, ALL)
+        passes.backward(s[0], s[1], s[4].rows, ALL, ZERO, ALL)
 
 
 @numba.njit(nogil=True)

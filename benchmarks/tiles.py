@@ -56,7 +56,7 @@ def _nn(m, n, k, a, a_row, a_step, b, c) -> None:
 
 @numba.njit(nogil=True)
 def _nt(m, n, k, a, b, c) -> None:
-    matrices.multiply_nt(m, n, k, a, ZERO, k, b, ZERO, k, c, ZERO, n)
+    matrices.multiply_turned(m, n, k, a, ZERO, k, b, ZERO, k, c, ZERO, n)
 
 
 def main() -> None:

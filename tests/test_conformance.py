@@ -739,6 +739,22 @@ def test_number_of_threads_changes_no_byte(monkeypatch, dtype, way, optimizer):
         assert_same_bytes(state, states[0])
 
 
+def test_number_of_threads_changes_no_byte_of_long_lines(monkeypatch, dtype):
+    """Products that gather panels of their lines, or turn them, whatever share of the rows a thread has."""
+    monkeypatch.setattr(native, "THREAD_OPERATIONS", 1)
+    layers = FullyConnectedLayer(530, 520, relu), FullyConnectedLayer(520, 40, relu, 0.3), SoftmaxLayer(40, 5)
+    case = Case(layers, log_likelihood, Momentum(0.02), l2=0.01, n_rows=157, batch=140, n_steps=5)
+    program, states = case.program(dtype), []
+    for threads in (1, 2, 3, 7):
+        engine, placement = NativeEngine(), Placement("cpu", threads=threads)
+        run = engine.start(program, initial_state(program, case.parameters()), placement)
+        engine.advance(run, engine.put(case.part(), program, placement), case.plan())
+        states.append(engine.snapshot(run))
+    assert worst(states[0].parameters, case.expected()[0]) < TOLERANCE[dtype]
+    for state in states[1:]:
+        assert_same_bytes(state, states[0])
+
+
 @pytest.mark.parametrize("batch", [12, 100])
 @pytest.mark.parametrize("table", TABLES, ids=repr)
 def test_number_of_threads_changes_no_byte_of_a_table(monkeypatch, dtype, table, batch):

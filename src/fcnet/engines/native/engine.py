@@ -40,16 +40,15 @@ from fcnet.engines.native.layout import (
     ordered_factors,
     zeros,
 )
+from fcnet.engines.native.matrices import GATHER_FROM
 from fcnet.engines.native.rows import NativeData, as_kernels_read, density, for_threads, read_rows
 from fcnet.engines.native.threads import available_threads, in_threads
-from fcnet.engines.native.updates import GRADIENT, RULES, TILE_NUMBERS
+from fcnet.engines.native.updates import GATHERED_LINES, GATHERED_NUMBERS, GRADIENT, RULES, TILE_NUMBERS
 from fcnet.layers import Layer, TableLayer
 from fcnet.model import Model, is_weights
 
 BLOCK = 256
 """Rows at a time in ``evaluate``, ``forward`` and ``cost_and_gradient``."""
-TURNED_NUMBERS = 1 << 17
-"""Room for a hidden layer's weights, turned for the way back; wider layers are read as they are."""
 FORWARD_NUMBERS = 1 << 23
 """About so many numbers of its input ``forward`` turns into the program's type at a time."""
 THREAD_OPERATIONS = 1_000_000
@@ -379,10 +378,15 @@ def _work(layout: Layout, dtype: str, n_threads: int, gradient: int) -> Work:
     table = (3 + sums) * TABLE_ROWS + (2 + sums) * waves + sums
     return Work(
         rows=zeros(layout.n_row_numbers, dtype),
-        lines=zeros((n_threads, max(6 * widest, TILE_NUMBERS, table)), dtype),
+        lines=zeros(
+            (
+                n_threads,
+                max(GATHERED_LINES * widest, GATHERED_NUMBERS if widest >= GATHER_FROM else TILE_NUMBERS, table),
+            ),
+            dtype,
+        ),
         values=zeros((n_threads, widest + ROOM), dtype),
         columns=zeros((n_threads, widest + ROOM), "int32"),
-        turned=zeros((n_threads, TURNED_NUMBERS if len(layout.lines) > 2 else 0), dtype),
         gradient=zeros(gradient, dtype),
         groups=zeros((0, layout.n_parameters), dtype),
         outcomes=zeros((n_threads, 5, ROWS * layout.lines[-1, N_OUT]), dtype),

@@ -141,7 +141,7 @@ def advance(layout: IntMatrix, parameters: Numbers, slots: Matrix, data: Data, t
             first, last = n * first_group // n_groups, n * last_group // n_groups
         forward(layout, ZERO, parameters, data, work, batch, first, last, tables.gain[step], tables.thresholds[step], tables.keys[step], thread)  # fmt: skip
         judge(cost, constants, last_line, data, batch, first, last, scale, work.rows, work.outcomes[thread], work.costs)
-        backward(layout, parameters, work.rows, work.turned[thread], first, last)
+        backward(layout, parameters, work.rows, n, first, last)
         if n_groups:
             for group in range(first_group, last_group):
                 start, stop = n * group // n_groups, n * (group + 1) // n_groups
@@ -215,7 +215,7 @@ def advance_by_units(layout: IntMatrix, parameters: Numbers, slots: Matrix, data
         if not math.isfinite(mean):
             bad = step
             break
-        backward(layout, mine, rows, work.turned[0], ZERO, n)
+        backward(layout, mine, rows, n, ZERO, n)
         learn_lines(layout, ONE, mine, my_slots, data, work, batch, n, ZERO, ONE, rule, c, tables.factors, l2)  # fmt: skip
         gradient_of_biases(line, rows, ZERO, n, f[:out_pad])
         update(rule, mine[b_at : b_at + out_pad], f[:out_pad], my_slots, b_at, c, tables.factors[0, BIASES], none)
@@ -283,7 +283,6 @@ def outputs(layout: IntMatrix, n_row_numbers: int, height: int, parameters: Numb
         np.empty(shape, parameters.dtype),
         np.empty(shape, parameters.dtype),
         np.empty(shape, np.int32),
-        np.empty((1, 0), parameters.dtype),
         rows[:0],
         np.empty((0, 0), parameters.dtype),
         np.empty((1, 5, 0), parameters.dtype),

@@ -96,7 +96,6 @@ class Work(NamedTuple):
     lines: Matrix  # (n_threads, numbers): some lines of a gradient, or a row of a mask
     values: Matrix  # (n_threads, widest): nonzero numbers of a row
     columns: Int32Matrix  # (n_threads, widest): their columns
-    turned: Matrix  # (n_threads, numbers): a hidden layer's weights, turned
     gradient: Numbers  # the first layer's whole gradient where its data is sparse; else empty
     groups: (
         Matrix  # (n_groups, n_parameters): gradients of a batch's parts, where rows are shared out so; else no groups

@@ -19,15 +19,21 @@ from fcnet.engines.native.vectors import (
     blend,
     compress,
     gather,
+    gather_panel,
     scatter,
     tile_nn,
     tile_nt,
+    turn_block,
 )
 
 ZERO, ONE = np.int64(0), np.int64(1)
 """Where a literal would make Numba compile a function once more for it."""
 DEPTH = 1024
 """Numbers of the inner dimension at a time, so that a panel of the right-hand matrix stays in the cache."""
+PANEL = 128
+"""The same where a panel is gathered into memory of its own."""
+GATHER_ROWS, GATHER_FROM = 16, 512
+"""That pays for so many rows, where two lines of the matrix lie so many numbers apart: they share a few places of the cache."""
 
 
 @jit()
@@ -60,13 +66,21 @@ def _lines_nn(m: int, wide: int, k: int, a: Any, a_at: int, a_row: int, a_step: 
 def multiply_nn(m: int, n: int, k: int, a: Numbers, a_at: int, a_row: int, a_step: int, b: Numbers, b_at: int, b_row: int, c: Numbers, c_at: int, c_row: int) -> None:  # fmt: skip
     """C += A . B: A ``(m, k)`` with any strides, B ``(k, n)`` and C ``(m, n)`` with whole vectors in a row."""
     lanes = VECTOR_BYTES // a.itemsize
-    for done in range(0, k, DEPTH):
-        depth = min(DEPTH, k - done)
+    wide = TILE_VECTORS * lanes
+    gathered = m >= GATHER_ROWS and n >= wide and b_row >= GATHER_FROM
+    panel = np.empty(PANEL * wide if gathered else 0, a.dtype)
+    depths = PANEL if gathered else DEPTH
+    for done in range(0, k, depths):
+        depth = min(depths, k - done)
         a_here, b_here = a_at + done * a_step, b_at + done * b_row
-        j = 0
-        while j + TILE_VECTORS * lanes <= n:
-            _lines_nn(m, ONE, depth, a, a_here, a_row, a_step, b, b_here + j, b_row, c, c_at + j, c_row)
-            j += TILE_VECTORS * lanes
+        j = ZERO
+        while j + wide <= n:
+            if gathered:
+                gather_panel(depth, b, b_here + j, b_row, panel)
+                _lines_nn(m, ONE, depth, a, a_here, a_row, a_step, panel, ZERO, wide, c, c_at + j, c_row)
+            else:
+                _lines_nn(m, ONE, depth, a, a_here, a_row, a_step, b, b_here + j, b_row, c, c_at + j, c_row)
+            j += wide
         while j < n:
             _lines_nn(m, ZERO, depth, a, a_here, a_row, a_step, b, b_here + j, b_row, c, c_at + j, c_row)
             j += lanes
@@ -74,7 +88,7 @@ def multiply_nn(m: int, n: int, k: int, a: Numbers, a_at: int, a_row: int, a_ste
 
 @kernel
 def multiply_nt(m: int, n: int, k: int, a: Numbers, a_at: int, a_row: int, b: Numbers, b_at: int, b_row: int, c: Numbers, c_at: int, c_row: int) -> None:  # fmt: skip
-    """C += A . B': A ``(m, k)`` and B ``(n, k)`` with whole vectors in a row, C ``(m, n)``."""
+    """C += A . B': A ``(m, k)`` and B ``(n, k)`` with whole vectors in a row, C ``(m, n)``; sums run across vectors."""
     j = 0
     while j < n:
         wide = j + 4 <= n
@@ -91,6 +105,37 @@ def multiply_nt(m: int, n: int, k: int, a: Numbers, a_at: int, a_row: int, b: Nu
                 tile_nt_one(k, a, a_here, a_row, b, b_here, b_row, c, c_here, c_row)
                 i += 1
         j += 4 if wide else 1
+
+
+@kernel
+def multiply_turned(m: int, n: int, k: int, a: Numbers, a_at: int, a_row: int, b: Numbers, b_at: int, b_row: int, c: Numbers, c_at: int, c_row: int) -> None:  # fmt: skip
+    """The same with B turned, panel by panel, so that no sums run across vectors; C has whole vectors in a row."""
+    lanes = VECTOR_BYTES // a.itemsize
+    wide = TILE_VECTORS * lanes
+    panel = np.empty(PANEL * wide, a.dtype)
+    for done in range(0, k, PANEL):
+        depth = min(PANEL, k - done)
+        for j in range(0, n, wide):
+            for row in range(j, min(j + wide, n), lanes):
+                _turn(depth, min(lanes, n - row), b, b_at + row * b_row + done, b_row, panel, row - j, wide)
+            if j + wide <= n:
+                _lines_nn(m, ONE, depth, a, a_at + done, a_row, ONE, panel, ZERO, wide, c, c_at + j, c_row)
+                continue
+            for row in range(j, n, lanes):
+                _lines_nn(m, ZERO, depth, a, a_at + done, a_row, ONE, panel, row - j, wide, c, c_at + row, c_row)
+
+
+@jit()
+def _turn(k: int, n: int, b: Any, b_at: int, b_row: int, panel: Any, at: int, wide: int) -> None:
+    """k numbers of n lines of B, at most a vector's, as a column of a panel; without a line there are zeros."""
+    lanes = VECTOR_BYTES // b.itemsize
+    if n == lanes:
+        for i in range(0, k, lanes):
+            turn_block(b, b_at + i, b_row, panel, i * wide + at, wide)
+        return
+    for i in range(k):
+        for row in range(lanes):
+            panel[i * wide + at + row] = b[b_at + row * b_row + i] if row < n else b.dtype.type(0.0)
 
 
 tile_nn_full, tile_nn_pair, tile_nn_line = (tile_nn[m, TILE_VECTORS] for m in (6, 2, 1))

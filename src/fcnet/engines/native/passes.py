@@ -27,9 +27,12 @@ from fcnet.engines.native.layout import (
     Work,
 )
 from fcnet.engines.native.linking import IntMatrix, Numbers, WordMatrix, Words, kernel
-from fcnet.engines.native.matrices import ONE, ZERO, add_lines, list_nonzeros, multiply_nn, multiply_nt
+from fcnet.engines.native.matrices import ONE, ZERO, add_lines, list_nonzeros, multiply_nn, multiply_nt, multiply_turned
 from fcnet.engines.native.tables import write_table
-from fcnet.engines.native.vectors import VECTOR_BYTES, fill_rows, turn_block
+from fcnet.engines.native.vectors import fill_rows
+
+TURN_ROWS = 128
+"""Turning a layer's weights on the way back pays for so many rows of a batch."""
 
 
 @kernel
@@ -112,8 +115,8 @@ def forward(layout: IntMatrix, start: int, parameters: Numbers, data: Data, work
 
 
 @kernel
-def backward(layout: IntMatrix, parameters: Numbers, rows: Numbers, turned: Numbers, first: int, last: int) -> None:
-    """The errors dC/dz of every layer before the last, for some rows; ``turned`` has room for a layer's weights."""
+def backward(layout: IntMatrix, parameters: Numbers, rows: Numbers, n: int, first: int, last: int) -> None:
+    """The errors dC/dz of every layer before the last, for some of a batch's n rows."""
     m = last - first
     for layer in range(layout.shape[0] - 1, 0, -1):
         line, before = layout[layer], layout[layer - 1]
@@ -122,11 +125,8 @@ def backward(layout: IntMatrix, parameters: Numbers, rows: Numbers, turned: Numb
         rows[e_at : e_at + m * in_pad] = 0.0
         if line[TRANSPOSED]:
             multiply_nn(m, in_pad, line[N_OUT], rows, d_at, out_pad, ONE, parameters, line[W_AT], in_pad, rows, e_at, in_pad)  # fmt: skip
-        elif (
-            out_pad * in_pad <= turned.shape[0] and line[N_OUT] < 2 * m
-        ):  # turning them costs less than sums across vectors
-            _turn(line[N_IN], out_pad, parameters, line[W_AT], turned, in_pad)
-            multiply_nn(m, in_pad, line[N_OUT], rows, d_at, out_pad, ONE, turned, ZERO, in_pad, rows, e_at, in_pad)
+        elif n >= TURN_ROWS:  # not by m, which the number of threads decides: the two round differently
+            multiply_turned(m, line[N_IN], out_pad, rows, d_at, out_pad, parameters, line[W_AT], out_pad, rows, e_at, in_pad)  # fmt: skip
         else:
             multiply_nt(m, line[N_IN], out_pad, rows, d_at, out_pad, parameters, line[W_AT], out_pad, rows, e_at, in_pad)  # fmt: skip
         f_at = before[F_AT] + first * in_pad
@@ -157,17 +157,3 @@ def _blend(blends: Any, rows: Any, a_at: int, f_at: int, h_at: int) -> None:
         h[j] = a[j] - z
         a[j] = z + blends[j] * h[j]
         f[j] = one + blends[j] * (f[j] - one)
-
-
-@jit()
-def _turn(n_in: int, out_pad: int, w: Any, w_at: int, turned: Any, in_pad: int) -> None:
-    """A layer's weights turned, ``(out_pad, in_pad)``; what lies beyond the last input is zero."""
-    lanes = VECTOR_BYTES // w.itemsize
-    i = ZERO
-    while i + lanes <= n_in:
-        for j in range(0, out_pad, lanes):
-            turn_block(w, w_at + i * out_pad + j, out_pad, turned, j * in_pad + i, in_pad)
-        i += lanes
-    for j in range(out_pad):
-        for k in range(i, in_pad):
-            turned[j * in_pad + k] = w[w_at + k * out_pad + j] if k < n_in else w.dtype.type(0.0)

@@ -27,7 +27,7 @@ from fcnet.engines.native.layout import (
     Work,
 )
 from fcnet.engines.native.linking import Cube, IntMatrix, Matrix, Number, Numbers, kernel
-from fcnet.engines.native.matrices import ONE, ZERO, change_lines, multiply_nn
+from fcnet.engines.native.matrices import GATHER_FROM, ONE, ZERO, change_lines, multiply_nn
 
 SGD, MOMENTUM, NESTEROV, ADAM, GRADIENT = range(5)
 """Codes of the update rules; GRADIENT adds the gradient up instead."""
@@ -41,6 +41,8 @@ WEIGHTS, BIASES, BLENDS = range(3)
 """Places of the factors of a layer's arrays, see ``layout.ORDER``."""
 TILE_NUMBERS = 4096
 """About so many numbers of a gradient are summed and used at a time."""
+GATHERED_LINES, GATHERED_NUMBERS = 24, 1 << 16
+"""At least so many lines, and about so many numbers, where lines are so long that products gather panels of them."""
 
 
 @functools.partial(kernel, fastmath=False)  # each number is rounded alike, whichever part of a vector loop does it
@@ -114,6 +116,14 @@ def _width(line: Any) -> int:
     return line[IN_PAD] if line[TRANSPOSED] else line[OUT_PAD]
 
 
+@jit()
+def lines_at_a_time(width: int) -> int:
+    """How many lines of weights, each of ``width`` numbers, a thread learns at a time: whole tiles."""
+    if width < GATHER_FROM:
+        return max(6, TILE_NUMBERS // width // 6 * 6)
+    return max(GATHERED_LINES, GATHERED_NUMBERS // width // 6 * 6)
+
+
 @kernel
 def gradient_of_rows(layout: IntMatrix, rows: Numbers, first: int, n: int, g: Numbers) -> None:
     """The gradient of every layer, in the parameters' places."""
@@ -179,7 +189,7 @@ def learn_lines(layout: IntMatrix, start: int, parameters: Numbers, slots: Matri
             continue
         n_lines, width = _n_lines(line), _width(line)
         first, last = n_lines * thread // n_threads, n_lines * (thread + 1) // n_threads
-        some = max(6, TILE_NUMBERS // width // 6 * 6)
+        some = lines_at_a_time(width)
         for i in range(first, last, some):
             m = min(some, last - i)
             at, end = line[W_AT] + i * width, line[W_AT] + (i + m) * width

@@ -442,6 +442,29 @@ def turn_block(typing: Any, source: Any, source_at: Any, source_row: Any, target
 
 
 @intrinsic
+def gather_panel(typing: Any, k: Any, b: Any, b_at: Any, b_row: Any, panel: Any) -> Any:
+    """A tile's width of k lines of B, one after the other."""
+    signature = types.void(types.int64, b, types.int64, types.int64, panel)
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        k, b, b_at, b_row, panel = args
+        code = _Code(context, builder, signature.args[1])
+        zero = ir.Constant(_INT, 0)
+        b, panel = code.pointer(signature.args[1], b, b_at), code.pointer(signature.args[4], panel, zero)
+
+        def body(i: Any, _: Sequence[Any]) -> list[Any]:
+            source, target = code.at(b, (i, b_row)), code.at(panel, (i, TILE_VECTORS * code.lanes))
+            for v in range(TILE_VECTORS):
+                code.store(code.load(code.at(source, v * code.lanes)), code.at(target, v * code.lanes))
+            return []
+
+        code.loop(zero, k, 1, [], body)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
 def fetch(typing: Any, array: Any, start: Any, stop: Any) -> Any:
     """Ask for numbers from start to stop, which will be read soon, and go on."""
     signature = types.void(array, types.int64, types.int64)
