@@ -634,7 +634,7 @@ FILES = (
             "nothing there": lambda path: None,
             "another format": table_of(classifier, format="other"),
             "a newer version": table_of(classifier, version=99),
-            "more networks than there are": table_of(classifier, members=2),
+            "more networks than there are": table_of(classifier, members=3),
             "one class": table_of(classifier, classes=["a"]),
             "another number of classes": table_of(classifier, classes=["a", "b", "c"]),
             "a temperature of 0": table_of(classifier, temperature=0),

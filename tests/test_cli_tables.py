@@ -71,6 +71,7 @@ def test_train_classes(fcnet_, trained):
     assert results["rows"] == {"train": 250, "validation": 0, "test": 50}
     assert {path.name for path in (trained / "classes").iterdir()} == {
         *("model.safetensors", "model.json", "table.json", "run.json", "history.csv", "curves.png", "confusion.png"),
+        *("member-2.safetensors", "member-2.json"),
     }
     code, out, err = fcnet_("evaluate", "classes", "flowers.csv", "--json")
     assert code == 0, err
