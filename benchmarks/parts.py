@@ -24,7 +24,7 @@ from fcnet.engines.native.layout import KINDS, zeros
 
 SIZES, BATCH, GROUPS = (20, 64, 64, 2), 256, 4
 REPEATS = 2_000
-ZERO, ONE, ALL = np.int64(0), np.int64(1), np.int64(BATCH)
+ZERO, ALL = np.int64(0), np.int64(BATCH)
 
 
 @numba.njit(nogil=True)
@@ -49,15 +49,14 @@ def backward(n: int, s: Any) -> None:
 def gradient(n: int, s: Any) -> None:
     for _ in range(n):
         for group in range(GROUPS):
-            updates.gradient_of_rows(s[0], s[4].rows, group * (BATCH // GROUPS), ALL // GROUPS, s[4].groups[group])
+            updates.gradient_of_rows(s[0], s[4].rows, group * (BATCH // GROUPS), ALL // GROUPS, s[13][group])
+        updates.add_pairs(s[13], ZERO, np.int64(GROUPS))
 
 
 @numba.njit(nogil=True)
 def update(n: int, s: Any) -> None:
     for _ in range(n):
-        updates.learn_from_groups(
-            s[0], s[1], s[2], s[4].groups, s[4].lines[0], ZERO, ONE, updates.ADAM, s[9], s[12], s[11]
-        )
+        updates.learn_from_groups(s[0], s[1], s[2], s[13], True, s[4].lines[0], updates.ADAM, s[9], s[12], s[11])
 
 
 def step_arrays() -> tuple[Any, ...]:
@@ -72,7 +71,6 @@ def step_arrays() -> tuple[Any, ...]:
     data = native.put(Part(X, y), program, placement)
     run = native.start(program, initial_state(program, network.arrays), placement)
     layout, works = native.room(run, BATCH, data)
-    work = works[0]._replace(groups=zeros((GROUPS, layout.n_parameters), "float32"))
     batch = np.stack([np.arange(BATCH)] * 2, axis=1)
     n = len(network.layers)
     plain = run.gain, np.zeros(n, np.uint32), np.zeros((n, 2), np.uint32)
@@ -83,13 +81,14 @@ def step_arrays() -> tuple[Any, ...]:
         run.parameters[0],
         run.slots[0],
         data.arrays,
-        work,
+        works[0],
         batch,
         *plain,
         coefficients,
         terms,
         np.float32(0.0),
         np.ones((n, KINDS, 2), np.float32),
+        zeros((GROUPS, layout.n_parameters), "float32"),
     )
 
 

@@ -152,37 +152,49 @@ class NativeEngine:
             0.0,
         )
         if program.members is None:
-            report, bad_step = self._advance(run, 0, data, tables, plan.n_steps)
+            report, bad_step = self._steps(run, run.parameters[0], run.slots[0], data, tables, plan.n_steps)
             run.step += plan.n_steps
             return Report(report, bad_step)
         answers = [
-            self._advance(run, member, data, _member_tables(tables, member), plan.n_steps)
-            for member in range(program.members)
+            self._steps(run, *arrays, data, _member_tables(tables, member), plan.n_steps)
+            for member, arrays in enumerate(zip(run.parameters, run.slots, strict=True))
         ]
         run.step += plan.n_steps
         return Report(np.array([report for report, _ in answers]), np.array([bad for _, bad in answers]))
 
-    def _advance(
-        self, run: Run, member: int, data: NativeData, tables: Tables, n_steps: int
+    def _steps(
+        self,
+        run: Run,
+        parameters: NDArray[Any],
+        slots: NDArray[Any],
+        data: NativeData,
+        tables: Tables,
+        n_steps: int,
+        gradient: bool = False,
     ) -> tuple[NDArray[Any], int]:
-        height = tables.rows.shape[1]
-        sharing = _sharing(run.program.model, height, data, n_steps)
+        """Steps of one network, or with ``gradient`` the sum of their gradients in ``slots``: each one's cost, the first bad one."""
+        program, height = run.program, tables.rows.shape[1]
+        sharing = _sharing(program.model, height, data, n_steps, units=not gradient)
         layout, works = self.room(run, height, data)
         arrays = for_threads(data, sharing.n_threads)
-        room = _with_groups(works[0], sharing, layout, run.program.dtype)
-        exchange = zeros((2, height * layout.lines[0, OUT_PAD] if sharing.by_units else 0), run.program.dtype)
-        room.barrier[0] = 0
+        rules = *_cost_of(program), GRADIENT if gradient else RULES[program.rule]
         report = np.full(n_steps, np.nan)
         bad = [-1] * sharing.n_threads
+        barrier = works[0].barrier
+        barrier[0] = 0
+        groups = zeros((2, sharing.n_groups, layout.n_parameters), program.dtype)
+        sums = zeros((2, sharing.n_groups * kernels.SUM_STEP), "float64")
+        exchange = zeros((2, height * layout.lines[0, OUT_PAD] if sharing.by_units else 0), program.dtype)
 
         def work(thread: int) -> None:
-            state = layout.lines, run.parameters[member], run.slots[member], arrays, tables
-            rules = *_cost_of(run.program), RULES[run.program.rule]
+            state = layout.lines, parameters, slots, arrays, tables
             steps = n_steps, thread, sharing.n_threads, *rules, report
             if sharing.by_units:
-                bad[thread] = kernels.advance_by_units(*state, works[thread], exchange, room.barrier, *steps)
+                bad[thread] = kernels.advance_by_units(*state, works[thread], exchange, barrier, *steps)
+            elif sharing.n_groups:
+                bad[thread] = kernels.advance_by_groups(*state, works[0], groups, sums, *steps)
             else:
-                bad[thread] = kernels.advance(*state, room, *steps)
+                bad[thread] = kernels.advance(*state, works[0], *steps)
 
         in_threads(sharing.n_threads, work)
         return report, bad[0]
@@ -266,7 +278,7 @@ class NativeEngine:
         """Mean cost without dropout + 0.5 * l2 * sum(w^2), and its gradient."""
         program, dtype = run.program, run.program.dtype
         height = min(BLOCK, data.n_rows)
-        layout, works = self.room(run, height, data)
+        layout, _ = self.room(run, height, data)
         steps = -(-data.n_rows // height)
         rows = np.full(steps * height, -1, np.int32)
         rows[: data.n_rows] = np.arange(data.n_rows)
@@ -282,29 +294,7 @@ class NativeEngine:
             float(data.arrays.weights.sum()),
         )
         parameters, gradient = run.parameters[0], np.zeros((1, layout.n_parameters), dtype)
-        report = np.zeros(steps)
-        sharing = _sharing(program.model, height, data, steps, units=False)
-        room = _with_groups(works[0], sharing, layout, dtype)
-        arrays = for_threads(data, sharing.n_threads)
-        rules = *_cost_of(program), GRADIENT
-
-        def work(thread: int) -> None:
-            kernels.advance(
-                layout.lines,
-                parameters,
-                gradient,
-                arrays,
-                tables,
-                room,
-                steps,
-                thread,
-                sharing.n_threads,
-                *rules,
-                report,
-            )
-
-        room.barrier[0] = 0
-        in_threads(sharing.n_threads, work)
+        report, _ = self._steps(run, parameters, gradient, data, tables, steps, gradient=True)
         weights = layout.unpack(parameters)
         answer = layout.unpack(gradient[0])
         penalty = 0.0
@@ -356,13 +346,6 @@ def _cost_of(program: Program) -> tuple[int, NDArray[Any]]:
     return CODES[program.cost.function], constants_of(program.cost, program.model.n_out, program.dtype)
 
 
-def _with_groups(work: Work, sharing: _Sharing, layout: Layout, dtype: str) -> Work:
-    """The arrays to compute in, with room for a gradient of each group of rows where they are shared out so."""
-    if not sharing.n_groups:
-        return work
-    return work._replace(groups=zeros((sharing.n_groups, layout.n_parameters), dtype))
-
-
 def _gradient_numbers(layout: Layout, sparse: bool) -> int:
     """Numbers of a first layer's whole gradient, where it is needed: of weights on sparse data, or of embeddings."""
     first = layout.lines[0]
@@ -388,7 +371,6 @@ def _work(layout: Layout, dtype: str, n_threads: int, gradient: int) -> Work:
         values=zeros((n_threads, widest + ROOM), dtype),
         columns=zeros((n_threads, widest + ROOM), "int32"),
         gradient=zeros(gradient, dtype),
-        groups=zeros((0, layout.n_parameters), dtype),
         outcomes=zeros((n_threads, 5, ROWS * layout.lines[-1, N_OUT]), dtype),
         costs=zeros(layout.height, "float64"),
         barrier=zeros(8, "int64"),
@@ -430,8 +412,10 @@ def _sharing(model: Model, height: int, data: NativeData, n_steps: int, units: b
     n_groups = (
         0 if sparse or not plain or 3 * n_parameters > height * n_row_numbers else min(GROUPS, height // GROUP_ROWS)
     )
-    threads = min(available, int((read + sum(others)) // THREAD_OPERATIONS), n_groups or height)
-    return _Sharing(max(1, threads), n_groups)
+    threads = max(1, min(available, int((read + sum(others)) // THREAD_OPERATIONS), n_groups or height))
+    if n_groups and threads < n_groups:  # whole pairs of groups to each
+        threads = min(threads, (n_groups + 1) // 2)
+    return _Sharing(threads, n_groups)
 
 
 def _forward_operations(model: Model, n_rows: int) -> float:

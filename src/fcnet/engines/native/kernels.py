@@ -33,14 +33,15 @@ from fcnet.engines.native.layout import (
     Tables,
     Work,
 )
-from fcnet.engines.native.linking import Doubles, IntMatrix, Ints, Matrix, Numbers, entry
+from fcnet.engines.native.linking import Cube, DoubleMatrix, Doubles, IntMatrix, Ints, Matrix, Numbers, entry
 from fcnet.engines.native.matrices import ONE, ZERO, add_lines, list_nonzeros
-from fcnet.engines.native.passes import backward, forward
+from fcnet.engines.native.passes import backward, copy, forward
 from fcnet.engines.native.rows import SPARSE_BELOW
 from fcnet.engines.native.tables import learn_table
 from fcnet.engines.native.updates import (
     BIASES,
     WEIGHTS,
+    add_pairs,
     gradient_of_biases,
     gradient_of_rows,
     learn_from_groups,
@@ -61,6 +62,8 @@ from fcnet.engines.native.vectors import (
 
 SPINS = 2000
 """How often a waiting thread looks again before it lets others run."""
+SUM_STEP = 8
+"""Sums that threads write for each other lie so many float64 numbers apart, each on a line of the cache."""
 
 
 @jit()
@@ -100,20 +103,28 @@ def _read_batch(data: Any, tables: Any, step: int, batch: Any) -> Any:
 
 
 @jit()
-def _fetch_lists(data: Any, rows: Any) -> None:
-    """Ask for the lists of the next step's rows, which lie anywhere in memory."""
-    last = data.splits.shape[1] - 1
-    for r in range(rows.shape[0]):
-        if rows[r] >= 0:
-            start, stop = data.splits[rows[r], 0], data.splits[rows[r], last]
+def _fetch_rows(data: Any, rows: Any, first: int, last: int) -> None:
+    """Ask for some rows of the next step, which lie anywhere in memory."""
+    n_in, end = data.dense.shape[1], data.splits.shape[1] - 1
+    for position in range(first, last):
+        row = rows[position]
+        if row < 0:
+            continue
+        fetch(data.weights, row, row + 1)
+        if data.labels.shape[0]:
+            fetch(data.labels, row, row + 1)
+        if data.dense.shape[0]:
+            fetch(data.dense, row * n_in, (row + 1) * n_in)
+        else:
+            start, stop = data.splits[row, 0], data.splits[row, end]
             fetch(data.values, start, stop)
             fetch(data.columns, start, stop)
 
 
 @jit()
-def _mean_cost(data: Any, batch: Any, n: int, scale: float, costs: Any) -> float:
+def _mean_cost(data: Any, batch: Any, first: int, last: int, scale: float, costs: Any) -> float:
     mean = 0.0
-    for r in range(n):
+    for r in range(first, last):
         mean += data.weights[batch[r, 0]] * scale * costs[r]
     return mean
 
@@ -125,42 +136,85 @@ def _mean_cost(data: Any, batch: Any, n: int, scale: float, costs: Any) -> float
 def advance(layout: IntMatrix, parameters: Numbers, slots: Matrix, data: Data, tables: Tables, work: Work, n_steps: int, thread: int, n_threads: int, cost: int, constants: Numbers, rule: int, costs: Doubles) -> int:  # fmt: skip
     """Steps 0 to n_steps - 1 of the tables, by one of n_threads threads that call this at the same time.
 
-    Threads share out rows, then lines of weights; or where ``work.groups`` has room for them, groups of rows with a gradient
-    each, then parameters. Returns the first step whose cost is not finite, or -1; from it on nothing is changed. ``costs`` is
-    written by thread 0.
+    Threads share out rows, then lines of weights. Returns the first step whose cost is not finite, or -1; from it on nothing is
+    changed. ``costs`` is written by thread 0.
     """
     batch = np.empty((tables.rows.shape[1], 2), np.int64)
     last_line = layout[layout.shape[0] - 1]
-    n_groups = work.groups.shape[0]
     passed = ZERO
     for step in range(n_steps):
         n, scale = _read_batch(data, tables, step, batch)
         first, last = n * thread // n_threads, n * (thread + 1) // n_threads
-        if n_groups:
-            first_group, last_group = n_groups * thread // n_threads, n_groups * (thread + 1) // n_threads
-            first, last = n * first_group // n_groups, n * last_group // n_groups
         forward(layout, ZERO, parameters, data, work, batch, first, last, tables.gain[step], tables.thresholds[step], tables.keys[step], thread)  # fmt: skip
         judge(cost, constants, last_line, data, batch, first, last, scale, work.rows, work.outcomes[thread], work.costs)
+        if step + 1 < n_steps:
+            _fetch_rows(data, tables.rows[step + 1], first, last)
         backward(layout, parameters, work.rows, n, first, last)
-        if n_groups:
-            for group in range(first_group, last_group):
-                start, stop = n * group // n_groups, n * (group + 1) // n_groups
-                gradient_of_rows(layout, work.rows, start, stop - start, work.groups[group])
         passed = _wait(work.barrier, passed, n_threads)
-        mean = _mean_cost(data, batch, n, scale, work.costs)
+        mean = _mean_cost(data, batch, ZERO, n, scale, work.costs)
         if thread == 0:
             costs[step] = mean
         if not math.isfinite(mean):
             return step
         c, l2 = tables.coefficients[step], tables.l2[step]
-        if n_groups:
-            learn_from_groups(layout, parameters, slots, work.groups, work.lines[thread], thread, n_threads, rule, c, tables.factors, l2)  # fmt: skip
-        else:
-            if layout[0, IS_TABLE]:
-                learn_table(layout[0], parameters, slots, work.rows, n, thread, n_threads, work.lines[thread], work.gradient, rule, c, tables.factors[0])  # fmt: skip
-            learn_lines(layout, ZERO, parameters, slots, data, work, batch, n, thread, n_threads, rule, c, tables.factors, l2)  # fmt: skip
+        if layout[0, IS_TABLE]:
+            learn_table(layout[0], parameters, slots, work.rows, n, thread, n_threads, work.lines[thread], work.gradient, rule, c, tables.factors[0])  # fmt: skip
+        learn_lines(layout, ZERO, parameters, slots, data, work, batch, n, thread, n_threads, rule, c, tables.factors, l2)  # fmt: skip
         passed = _wait(work.barrier, passed, n_threads)
     return -1
+
+
+@entry
+def advance_by_groups(layout: IntMatrix, parameters: Numbers, slots: Matrix, data: Data, tables: Tables, work: Work, groups: Cube, sums: DoubleMatrix, n_steps: int, thread: int, n_threads: int, cost: int, constants: Numbers, rule: int, costs: Doubles) -> Any:  # fmt: skip
+    """As ``advance``, with groups of a batch's rows that the threads share out, each group with a gradient of its own.
+
+    A thread keeps all parameters in arrays of its own, and updates all of them. Only gradients cross over, ``groups`` ``(2,
+    n_groups, n_parameters)``, and costs, ``sums`` ``(2, n_groups * SUM_STEP)``, used by turns so that one barrier a step is enough.
+    """
+    last_line, n_groups = layout[layout.shape[0] - 1], groups.shape[1]
+    n_pairs = (n_groups + 1) // 2
+    paired = n_threads <= n_pairs  # each thread has whole pairs of groups, and adds them up before they cross over
+    if paired:
+        first_group = 2 * (n_pairs * thread // n_threads)
+        last_group = min(n_groups, 2 * (n_pairs * (thread + 1) // n_threads))
+    else:
+        first_group, last_group = thread, thread + 1
+    mine, my_slots = _aligned(parameters.shape[0], parameters), _aligned(slots.size, slots).reshape(slots.shape)
+    copy(parameters, mine)
+    for k in range(slots.shape[0]):
+        copy(slots[k], my_slots[k])
+    batch = np.empty((tables.rows.shape[1], 2), np.int64)
+    passed, bad = ZERO, -ONE
+    for step in range(n_steps):
+        n, scale = _read_batch(data, tables, step, batch)
+        first, last = n * first_group // n_groups, n * last_group // n_groups
+        forward(layout, ZERO, mine, data, work, batch, first, last, tables.gain[step], tables.thresholds[step], tables.keys[step], thread)  # fmt: skip
+        judge(cost, constants, last_line, data, batch, first, last, scale, work.rows, work.outcomes[thread], work.costs)
+        if step + 1 < n_steps:
+            _fetch_rows(data, tables.rows[step + 1], first, last)
+        backward(layout, mine, work.rows, n, first, last)
+        shared, shared_sums = groups[step % 2], sums[step % 2]
+        for group in range(first_group, last_group):
+            start, stop = n * group // n_groups, n * (group + 1) // n_groups
+            gradient_of_rows(layout, work.rows, start, stop - start, shared[group])
+            shared_sums[group * SUM_STEP] = _mean_cost(data, batch, start, stop, scale, work.costs)
+        if paired:
+            add_pairs(shared, first_group, last_group)
+        passed = _wait(work.barrier, passed, n_threads)
+        mean = 0.0
+        for group in range(n_groups):
+            mean += shared_sums[group * SUM_STEP]
+        if thread == 0:
+            costs[step] = mean
+        if not math.isfinite(mean):
+            bad = step
+            break
+        learn_from_groups(layout, mine, my_slots, shared, paired, work.lines[thread], rule, tables.coefficients[step], tables.factors, tables.l2[step])  # fmt: skip
+    if thread == 0:
+        copy(mine, parameters)
+        for k in range(slots.shape[0]):
+            copy(my_slots[k], slots[k])
+    return bad
 
 
 @entry
@@ -200,7 +254,7 @@ def advance_by_units(layout: IntMatrix, parameters: Numbers, slots: Matrix, data
             for j in range(line[N_OUT] - first, width):  # f(0) need not be 0, the padding must
                 shared[at + r * width + j] = none
         if step + 1 < n_steps:
-            _fetch_lists(data, tables.rows[step + 1])
+            _fetch_rows(data, tables.rows[step + 1], ZERO, length)
         passed = _wait(barrier, passed, n_threads)
         for other in range(n_threads):
             u, v = _units(out_pad, parameters.itemsize, other, n_threads)
@@ -209,7 +263,7 @@ def advance_by_units(layout: IntMatrix, parameters: Numbers, slots: Matrix, data
                     rows[line[A_AT] + r * out_pad + u + j] = shared[u * length + r * (v - u) + j]
         forward(layout, ONE, mine, data, work, batch, ZERO, n, tables.gain[step], tables.thresholds[step], tables.keys[step], ZERO)  # fmt: skip
         judge(cost, constants, last_line, data, batch, ZERO, n, scale, rows, work.outcomes[0], work.costs)
-        mean = _mean_cost(data, batch, n, scale, work.costs)
+        mean = _mean_cost(data, batch, ZERO, n, scale, work.costs)
         if thread == 0:
             costs[step] = mean
         if not math.isfinite(mean):
@@ -284,7 +338,6 @@ def outputs(layout: IntMatrix, n_row_numbers: int, height: int, parameters: Numb
         np.empty(shape, parameters.dtype),
         np.empty(shape, np.int32),
         rows[:0],
-        np.empty((0, 0), parameters.dtype),
         np.empty((1, 5, 0), parameters.dtype),
         np.zeros(0),
         np.zeros(0, np.int64),

@@ -97,9 +97,6 @@ class Work(NamedTuple):
     values: Matrix  # (n_threads, widest): nonzero numbers of a row
     columns: Int32Matrix  # (n_threads, widest): their columns
     gradient: Numbers  # the first layer's whole gradient where its data is sparse; else empty
-    groups: (
-        Matrix  # (n_groups, n_parameters): gradients of a batch's parts, where rows are shared out so; else no groups
-    )
     outcomes: Cube  # (n_threads, 5, ROWS * n_out): see ``costs.judge``
     costs: Doubles  # (batch,): the cost of each row
     barrier: Ints  # how often a thread has arrived

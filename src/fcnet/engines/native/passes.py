@@ -104,7 +104,7 @@ def forward(layout: IntMatrix, start: int, parameters: Numbers, data: Data, work
             size = (last - first) * out_pad
             blended = line[BLENDS_AT] >= 0
             if blended:
-                _copy(rows[a_at : a_at + size], rows[line[H_AT] + first * out_pad :])
+                copy(rows[a_at : a_at + size], rows[line[H_AT] + first * out_pad :])
             activate(line[ACTIVATION], rows[a_at : a_at + size], rows[f_at : f_at + size])
             if blended:
                 for r in range(first, last):
@@ -141,7 +141,8 @@ def backward(layout: IntMatrix, parameters: Numbers, rows: Numbers, n: int, firs
 
 
 @jit()
-def _copy(some: Any, others: Any) -> None:
+def copy(some: Any, others: Any) -> None:
+    """Numbers of one array into the other's places."""
     for j in range(some.shape[0]):
         others[j] = some[j]
 

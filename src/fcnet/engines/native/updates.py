@@ -85,13 +85,10 @@ def gradient_of_biases(line: Any, rows: Any, first: int, n: int, g: Any) -> None
 
 @jit()
 def _sum_of_rows(rows: Any, at: int, n: int, g: Any) -> None:
-    """The sum of n rows as wide as ``g``, from a place on."""
-    width = g.shape[0]
+    """The sum of n rows as wide as ``g``, from a place on: a product with ones, whose sums stay in registers."""
+    width, one = g.shape[0], np.ones(1, rows.dtype)
     g[:] = rows.dtype.type(0.0)
-    for r in range(n):
-        d = rows[at + r * width : at + (r + 1) * width]
-        for j in range(width):
-            g[j] += d[j]
+    multiply_nn(ONE, width, n, one, ZERO, ZERO, ZERO, rows, at, width, g, ZERO, width)
 
 
 @jit()
@@ -198,32 +195,43 @@ def learn_lines(layout: IntMatrix, start: int, parameters: Numbers, slots: Matri
             update(rule, parameters[at:end], g, slots, at, c, factors[layer, WEIGHTS], l2)
 
 
+@functools.partial(kernel, fastmath=False)
+def add_pairs(groups: Matrix, first: int, last: int) -> None:
+    """Groups' gradients ``(n_groups, n_parameters)``: of the groups first to last, each second one added to the one before."""
+    for k in range(first, last - 1, 2):
+        g, other = groups[k], groups[k + 1]
+        for j in range(g.shape[0]):
+            g[j] += other[j]
+
+
+@functools.partial(kernel, fastmath=False)
+def sum_groups(groups: Matrix, at: int, paired: bool, g: Numbers) -> None:
+    """g = (group 0 + group 1) + (group 2 + group 3) + ..., from a place on; with ``paired`` these pairs are added up already.
+
+    In this order whoever adds them up, so that no byte depends on the number of threads.
+    """
+    for k in range(0, groups.shape[0], 2):
+        one = groups[k, at : at + g.shape[0]]
+        if paired or k + 1 == groups.shape[0]:
+            for j in range(g.shape[0]):
+                g[j] = g[j] + one[j] if k else one[j]
+            continue
+        other = groups[k + 1, at : at + g.shape[0]]
+        for j in range(g.shape[0]):
+            g[j] = g[j] + (one[j] + other[j]) if k else one[j] + other[j]
+
+
 @kernel
-def learn_from_groups(layout: IntMatrix, parameters: Numbers, slots: Matrix, groups: Matrix, scratch: Numbers, thread: int, n_threads: int, rule: int, c: Numbers, factors: Cube, l2: Number) -> None:  # fmt: skip
-    """One thread's share of all parameters: the sum of the groups' gradients, ``(n_groups, n_parameters)``, and the update."""
+def learn_from_groups(layout: IntMatrix, parameters: Numbers, slots: Matrix, groups: Matrix, paired: bool, scratch: Numbers, rule: int, c: Numbers, factors: Cube, l2: Number) -> None:  # fmt: skip
+    """The sum of the groups' gradients, ``(n_groups, n_parameters)``, and the update of all parameters."""
     none = parameters.dtype.type(0.0)
     for layer in range(layout.shape[0]):
         line = layout[layer]
-        if layer % n_threads == thread:
-            at, end = line[B_AT], line[B_AT] + line[OUT_PAD]
-            g = scratch[: end - at]
-            _sum(groups, at, end, g)
-            update(rule, parameters[at:end], g, slots, at, c, factors[layer, BIASES], none)
-        n_lines, width = _n_lines(line), _width(line)
-        first, last = n_lines * thread // n_threads, n_lines * (thread + 1) // n_threads
-        some = max(1, TILE_NUMBERS // width)
-        for i in range(first, last, some):
-            at, end = line[W_AT] + i * width, line[W_AT] + min(last, i + some) * width
-            g = scratch[: end - at]
-            _sum(groups, at, end, g)
-            update(rule, parameters[at:end], g, slots, at, c, factors[layer, WEIGHTS], l2)
-
-
-@jit()
-def _sum(groups: Any, at: int, end: int, g: Any) -> None:
-    """The groups' gradients in one order, whoever adds them up."""
-    for j in range(end - at):
-        g[j] = groups[0, at + j]
-    for k in range(1, groups.shape[0]):
-        for j in range(end - at):
-            g[j] += groups[k, at + j]
+        for kind in range(WEIGHTS, BIASES + 1):
+            first = line[W_AT] if kind == WEIGHTS else line[B_AT]
+            last = line[B_AT] if kind == WEIGHTS else line[B_AT] + line[OUT_PAD]
+            for at in range(first, last, TILE_NUMBERS):
+                end = min(at + TILE_NUMBERS, last)
+                g = scratch[: end - at]
+                sum_groups(groups, at, paired, g)
+                update(rule, parameters[at:end], g, slots, at, c, factors[layer, kind], l2 if kind == WEIGHTS else none)
