@@ -66,8 +66,8 @@ def compile_beside(dtype: Dtype) -> None:
 
 
 def compile_last_first(dtype: Dtype) -> None:
-    """Every kernel, those that call others first. None of them can run in this process."""
+    """Every kernel, those that call others first, and at the end what few runs need. None of them can run in this process."""
     for kernel in KERNELS:
         kernel.promise(dtype)
-    for kernel in reversed(KERNELS):
+    for kernel in sorted(reversed(KERNELS), key=lambda kernel: not kernel.usual):
         kernel.compile(dtype)

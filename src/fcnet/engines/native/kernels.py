@@ -6,6 +6,7 @@ number is summed in the same order whatever the number of threads, and the bytes
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -164,7 +165,7 @@ def advance(layout: IntMatrix, parameters: Numbers, slots: Matrix, data: Data, t
     return -1
 
 
-@entry
+@functools.partial(entry, usual=False)
 def advance_by_groups(layout: IntMatrix, parameters: Numbers, slots: Matrix, data: Data, tables: Tables, work: Work, groups: Cube, sums: DoubleMatrix, n_steps: int, thread: int, n_threads: int, cost: int, constants: Numbers, rule: int, costs: Doubles) -> Any:  # fmt: skip
     """As ``advance``, with groups of a batch's rows that the threads share out, each group with a gradient of its own.
 
@@ -217,7 +218,7 @@ def advance_by_groups(layout: IntMatrix, parameters: Numbers, slots: Matrix, dat
     return bad
 
 
-@entry
+@functools.partial(entry, usual=False)
 def advance_by_units(layout: IntMatrix, parameters: Numbers, slots: Matrix, data: Data, tables: Tables, work: Work, exchange: Matrix, barrier: Ints, n_steps: int, thread: int, n_threads: int, cost: int, constants: Numbers, rule: int, costs: Doubles) -> Any:  # fmt: skip
     """As ``advance``, with a sparse first layer whose units the threads share out, each with all that follows to itself.
 

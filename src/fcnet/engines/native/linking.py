@@ -52,10 +52,12 @@ class Kernel:
     Attributes:
         dispatcher: Numba's function, which keeps what is compiled.
         linked: whether other kernels call it.
+        usual: whether most first runs need it; a process that compiles beside one leaves the others to the last.
     """
 
     dispatcher: Any
     linked: bool
+    usual: bool = True
 
     def symbol(self, dtype: str) -> str:
         """What other kernels call it."""
@@ -90,9 +92,9 @@ KERNELS: list[Kernel] = []
 """All of them, called ones before those that call them."""
 
 
-def entry(function: Callable[..., Any]) -> Any:
+def entry(function: Callable[..., Any], usual: bool = True) -> Any:
     """A kernel that Python calls: Numba's function, with the signature that its annotations say."""
-    KERNELS.append(Kernel(jit()(function), linked=False))
+    KERNELS.append(Kernel(jit()(function), linked=False, usual=usual))
     return KERNELS[-1].dispatcher
 
 
