@@ -91,6 +91,14 @@ def friedman() -> Sample:
     return polars.DataFrame(X, schema=[f"x{n}" for n in range(10)]), y, False
 
 
+def noisy() -> Sample:
+    """The same function under noise as strong as itself, told by correlated columns: what is easily learnt too well."""
+    X, y = datasets.make_friedman1(MADE, 10, noise=5.0, random_state=3)
+    draw = np.random.default_rng(3)
+    X = X @ (np.eye(10) + 0.3 * draw.normal(size=(10, 10)))
+    return polars.DataFrame(X, schema=[f"x{n}" for n in range(10)]), y, False
+
+
 def boxes() -> Sample:
     """Steps in some numbers, each at its own places, some of them skewed: what trees are good at."""
     draw = np.random.default_rng(1)
@@ -120,6 +128,7 @@ TABLES: dict[str, Callable[[], Sample]] = {
     "digits": bundled(datasets.load_digits, True),
     "breast cancer": bundled(datasets.load_breast_cancer, True),
     "friedman": friedman,
+    "noisy": noisy,
     "boxes": boxes,
     "shops": shops,
 }

@@ -69,5 +69,6 @@ def compile_last_first(dtype: Dtype) -> None:
     """Every kernel, those that call others first, and at the end what few runs need. None of them can run in this process."""
     for kernel in KERNELS:
         kernel.promise(dtype)
-    for kernel in sorted(reversed(KERNELS), key=lambda kernel: not kernel.usual):
+    last_first = KERNELS[::-1]
+    for kernel in sorted(last_first, key=lambda kernel: not kernel.usual):
         kernel.compile(dtype)
