@@ -40,6 +40,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "8 linear pieces": {"pieces": 8},
     "16 linear pieces": {"pieces": 16},
     "48 linear pieces": {"pieces": 48},
+    "linear pieces for all networks": {"plain": False},
     "relu": {"activation": "relu"},
     "selu": {"activation": "selu"},
     "mish": {"activation": "mish"},
@@ -59,6 +60,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "twice the epochs": {"epochs": 128},
     "one network": {"members": 1},
     "one network of 256 epochs": {"members": 1, "epochs": 256},
+    "six networks": {"members": 6},
     "eight networks": {"members": 8},
 }
 """Name -> what differs from the preset."""

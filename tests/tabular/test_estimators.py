@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import json
+import math
 import pickle
 import time
 import warnings
@@ -123,13 +125,72 @@ def test_several_networks_are_averaged(monkeypatch):
 
     from fcnet.tabular import recipe
 
-    monkeypatch.setitem(recipe.PRESETS, "best", replace(recipe.PRESETS["fast"], members=3, epochs=3))
+    monkeypatch.setitem(recipe.PRESETS, "best", replace(recipe.PRESETS["fast"], members=3, epochs=3, plain=False))
     frame, labels, _ = messy(200)
     model = TabularClassifier("best", random_state=0).fit(frame, labels)
     assert len(model.members_) == 3
     weights = [arrays["layers.0.weights"] for arrays in model.members_]
     assert (weights[0] != weights[1]).any()
     assert "3 networks" in model.summary()
+
+
+def test_networks_with_and_without_linear_pieces_share_the_answer(tmp_path):
+    draw = np.random.default_rng(0)
+    X = draw.normal(size=(1500, 4))
+    noise = draw.normal(size=1500)
+    smooth, steps = X @ [1.0, -1.0, 0.5, 0.0] + 3.0 * noise, np.sign(np.sin(8.0 * X[:, 0])) + 0.1 * noise
+
+    def share_of_plain(model):
+        plain = np.array([len(arrays["layers.0.weights"]) == 4 for arrays in model.members_])
+        return model.shares_[plain].sum()
+
+    pieces = TabularRegressor("fast", random_state=0).fit(X, steps)
+    assert share_of_plain(pieces) < 0.2
+    model = TabularRegressor("fast", random_state=0, interval=0.8).fit(X, smooth)
+    assert share_of_plain(model) > 0.2
+    first = model.members_[np.argmax(model.shares_)]
+    assert len(model.limits_["layers.0.weights"]) == len(first["layers.0.weights"])
+    assert model.shares_.sum() == pytest.approx(1.0)
+    model.save(tmp_path / "saved")
+    loaded = TabularRegressor.load(tmp_path / "saved")
+    np.testing.assert_array_equal(loaded.predict(X), model.predict(X))
+    np.testing.assert_array_equal(loaded.predict_interval(X), model.predict_interval(X))
+    file = tmp_path / "saved" / "table.json"
+    description = json.loads(file.read_text())
+    for shares in ([1.0], [0.0] * len(model.shares_), ["a"] * len(model.shares_), [math.nan] * len(model.shares_), 1):
+        file.write_text(json.dumps(description | {"shares": shares}))
+        with pytest.raises(FileError, match="cannot be read"):
+            TabularRegressor.load(tmp_path / "saved")
+
+
+def test_the_shares_are_those_with_the_least_loss(monkeypatch):
+    """On rows that were set aside, of every tenth; networks without a share are not kept."""
+    from fcnet.tabular import estimator
+
+    draw = np.random.default_rng(1)
+    X = draw.normal(size=(400, 3))
+    y = X.sum(axis=1) + draw.normal(size=400)
+    losses = {}
+    for share in (0.0, 0.5, 1.0):
+        monkeypatch.setattr(estimator, "SHARES", np.array([share]))
+        model = TabularRegressor("fast", random_state=0).fit(X, y)
+        assert len(model.members_) == (2 if share == 0.5 else 1)
+        losses[share] = 1.0 - model.validation_score_
+    monkeypatch.setattr(estimator, "SHARES", np.array(list(losses)))
+    model = TabularRegressor("fast", random_state=0).fit(X, y)
+    assert 1.0 - model.validation_score_ == pytest.approx(min(losses.values()))
+
+
+def test_a_file_of_version_1_has_alike_networks(tmp_path):
+    draw = np.random.default_rng(0)
+    X = draw.normal(size=(200, 3))
+    model = TabularRegressor("fast", random_state=0).fit(X, X.sum(axis=1))
+    model.save(tmp_path)
+    file = tmp_path / "table.json"
+    description = json.loads(file.read_text()) | {"version": 1}
+    del description["shares"]
+    file.write_text(json.dumps(description))
+    assert set(TabularRegressor.load(tmp_path).shares_) == {1.0 / len(model.members_)}
 
 
 def test_each_of_several_networks_sets_aside_another_fold(monkeypatch):
@@ -297,6 +358,12 @@ def test_before_fit():
 
 
 # --- Calibration --------------------------------------------------------------------------------------------------------
+
+
+def test_few_rows_that_are_all_right_are_no_reason_to_be_certain():
+    probabilities = np.tile([0.9, 0.1], (30, 1))
+    surest = tempered(probabilities, fit_temperature(probabilities, np.zeros(30, np.int64)))[0, 0]
+    assert surest == pytest.approx(1.0 - 0.5 / 32, abs=1e-3)
 
 
 def test_a_temperature_undoes_too_much_confidence():

@@ -272,6 +272,18 @@ class Columns:
         return sum(column.width for column in self.columns)
 
     @property
+    def plain(self) -> NDArray[np.int64]:
+        """The places of the features that are not linear pieces of a number."""
+        places, start = [], 0
+        for column in self.used:
+            own = np.arange(start, start + column.width)
+            if isinstance(column, Number) and column.knots:
+                own = np.delete(own, slice(1, len(column.knots)))
+            places.append(own)
+            start += column.width
+        return np.concatenate(places) if places else np.zeros(0, np.int64)
+
+    @property
     def filled(self) -> int:
         """About how many features of a row are not 0."""
         return sum(column.filled if isinstance(column, Category | Number) else column.width for column in self.used)

@@ -7,7 +7,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -22,6 +22,7 @@ from fcnet.data.arrays import Part, is_sparse
 from fcnet.data.split import folds, hold_out
 from fcnet.errors import InputError, TrainingWarning, did_you_mean
 from fcnet.history import History
+from fcnet.model import weights_name
 from fcnet.network import Network
 from fcnet.progress import progress_observer
 from fcnet.tabular import saved
@@ -49,6 +50,8 @@ BATCH = 1 << 14
 JUDGED_ROWS = 5000
 """At most so many validation rows decide the importance of columns."""
 SHUFFLES = 3
+SHARES = np.linspace(0.0, 1.0, 11)
+"""Of the answer, for members that read numbers without their linear pieces."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +70,11 @@ class Rows:
     target: NDArray[Any]
     weights: NDArray[np.float64] | None
 
-    def part(self, answers: NDArray[Any], which: Any = slice(None)) -> Part:
-        """Features and answers of some rows."""
-        return Part(self.features[which], answers[which], None if self.weights is None else self.weights[which])
+    def part(self, answers: NDArray[Any], which: Any = slice(None), view: NDArray[np.int64] | None = None) -> Part:
+        """Features, all or those of a view, and answers of some rows."""
+        features = self.features[which]
+        features = features if view is None else features[:, view]
+        return Part(features, answers[which], None if self.weights is None else self.weights[which])
 
     def some(self, which: Any) -> Rows:
         """Some of the rows."""
@@ -79,32 +84,44 @@ class Rows:
 
 @dataclass(frozen=True)
 class Split:
-    """Which rows train each member, and which are set aside for it.
+    """Which rows train each member, which are set aside for it, and which features it reads.
 
-    One member sets aside a share of the rows. Several set aside another fold each, so that each row trains most of them and judges
-    one that has not seen it. Validation data of one's own is everyone's.
+    Members come in rounds, one for each view of the features. One round sets aside a share of the rows. Several set aside another
+    fold each, so that each row trains most of them and judges one that has not seen it. Validation data of one's own is everyone's.
 
     Attributes:
         rows: all but validation data of one's own.
         own: that.
-        held: the rows that are set aside, a fold for each of the first members and then from the start again.
+        held: the rows that are set aside, a fold for each of the first rounds and then from the start again.
+        views: the places of the features that each member of a round reads; None for all.
     """
 
     rows: Rows
     own: Rows | None
     held: tuple[NDArray[np.int64], ...]
+    views: tuple[NDArray[np.int64] | None, ...]
 
-    def parts(self, answers: Callable[[NDArray[Any]], NDArray[Any]]) -> Callable[[int], tuple[Part, Part]]:
-        """A member's training and validation rows; ``answers`` makes of a target what a network is to say."""
+    def view_of(self, member: int) -> int:
+        """Which of the views a member has."""
+        return member % len(self.views)
+
+    def parts(
+        self, answers: Callable[[NDArray[Any]], NDArray[Any]], first: int = 0
+    ) -> Callable[[int], tuple[Part, Part]]:
+        """A member's training and validation rows; ``answers`` makes of a target what a network is to say.
+
+        Members are counted from ``first``.
+        """
         answered = answers(self.rows.target)
-        own = None if self.own is None else self.own.part(answers(self.own.target))
+        own = None if self.own is None else answers(self.own.target)
 
         def of(member: int) -> tuple[Part, Part]:
+            view = self.views[self.view_of(first + member)]
             if own is not None:
-                return self.rows.part(answered), own
+                return self.rows.part(answered, view=view), self.own.part(own, view=view)  # type: ignore[union-attr]
             held = np.zeros(len(answered), bool)
-            held[self.held[member % len(self.held)]] = True
-            return self.rows.part(answered, np.flatnonzero(~held)), self.rows.part(answered, np.flatnonzero(held))
+            held[self.held[self._fold_of(first + member)]] = True
+            return tuple(self.rows.part(answered, np.flatnonzero(which), view) for which in (~held, held))  # type: ignore[return-value]
 
         return of
 
@@ -112,8 +129,11 @@ class Split:
         """Rows that were set aside, and the members that have not seen them."""
         if self.own is not None:
             return [(self.own, list(range(n_members)))]
-        members = [list(range(fold, n_members, len(self.held))) for fold in range(len(self.held))]
+        members = [[m for m in range(n_members) if self._fold_of(m) == fold] for fold in range(len(self.held))]
         return [(self.rows.some(rows), by) for rows, by in zip(self.held, members, strict=True) if by]
+
+    def _fold_of(self, member: int) -> int:
+        return member // len(self.views) % len(self.held)
 
 
 class TabularEstimator(BaseEstimator):
@@ -129,6 +149,7 @@ class TabularEstimator(BaseEstimator):
     n_threads: int | None
     verbose: Any
     members_: list[Arrays]
+    shares_: NDArray[np.float64]
     validation_score_: float
     n_features_in_: int
     _task: str
@@ -161,25 +182,32 @@ class TabularEstimator(BaseEstimator):
             print(f"memory: {room}", file=sys.stderr)
         room.check()
         rows = Rows(frame, self.columns_.encode(frame), target, weights)
+        views = self._views()
         if eval_set is None:
-            split = Split(rows, None, self._held(target))
+            split = Split(rows, None, self._held(target, len(views)), views)
         else:
             own, answers = self._read(eval_set[0], reset=False), self._read_target(eval_set[1], known=True)
             _check_lengths(own, answers, "X of eval_set", "y of eval_set")
-            split = Split(rows, Rows(own, self.columns_.encode(own), answers, None), ())
+            split = Split(rows, Rows(own, self.columns_.encode(own), answers, None), (), views)
         self._train(split, deadline)
         return self
 
-    def _held(self, target: NDArray[Any]) -> tuple[NDArray[np.int64], ...]:
-        """The rows that members set aside, the same for every seed."""
-        n, members = len(target), self._recipe.members
+    def _views(self) -> tuple[NDArray[np.int64] | None, ...]:
+        """The features that members read by turns: all of them, and numbers without their linear pieces."""
+        plain = self.columns_.plain
+        mixed = self._recipe.plain and self._recipe.members > 1 and len(plain) < self.columns_.width
+        return (None, plain) if mixed else (None,)
+
+    def _held(self, target: NDArray[Any], n_views: int) -> tuple[NDArray[np.int64], ...]:
+        """The rows that rounds of members set aside, the same for every seed."""
+        n, rounds = len(target), -(-self._recipe.members // n_views)
         by_class = target if target.dtype.kind == "i" else target[:, None]
-        if members == 1:
+        if rounds == 1:
             _, part = hold_out(Part(np.arange(n)[:, None], by_class), self.validation_fraction, 0, "X")
             return (np.sort(part.X[:, 0]),)
-        n_folds = min(max(members, round(1.0 / self.validation_fraction)), n)
+        n_folds = min(max(rounds, round(1.0 / self.validation_fraction)), n)
         fold = folds(by_class, n_folds)
-        return tuple(np.flatnonzero(fold == number) for number in range(min(members, n_folds)))
+        return tuple(np.flatnonzero(fold == number) for number in range(min(rounds, n_folds)))
 
     def _architecture(self) -> Architecture:
         """What the networks look like, by the columns and the target."""
@@ -212,31 +240,66 @@ class TabularEstimator(BaseEstimator):
             raise interrupt or AssertionError
         return networks, interrupt
 
-    def _keep(self, networks: list[Network]) -> None:
-        self.__dict__.pop("_made", None)
-        self.members_ = [dict(network.arrays) for network in networks]
+    def _keep(self, networks: list[Network], split: Split) -> tuple[NDArray[np.float64], NDArray[Any], NDArray[Any]]:
+        """Keep the networks with a share in the answers, and judge those by the rows that were set aside.
+
+        Where members have two views of the features, the share of the second is the one of 0, 0.1, ..., 1 with the least loss on the
+        rows set aside, each judged by members that have not seen it. Some of these rows are kept, to measure importances on.
+
+        Returns:
+            Outputs ``(n_rows, n_out)`` for all rows that were set aside, of the members that have not seen them; targets; weights.
+        """
         assert networks[0].history is not None
         self.history_ = networks[0].history
+        judged = split.judged(len(networks))
+        outputs = [self._by_view(networks, rows, members, split) for rows, members in judged]
+        target = np.concatenate([rows.target for rows, _ in judged])
+        weights = np.concatenate(
+            [np.ones(len(rows.target)) if rows.weights is None else rows.weights for rows, _ in judged]
+        )
 
-    def _set_aside(self, split: Split) -> tuple[NDArray[np.float64], NDArray[Any], NDArray[np.float64]]:
-        """Outputs ``(n_rows, n_out)`` for all rows that were set aside, of the members that have not seen them; targets; weights.
+        def mixed(share: float) -> NDArray[np.float64]:
+            return np.concatenate([_mixed(views, share) for views in outputs])
 
-        Some of the rows are kept, to measure importances on.
-        """
-        outputs, targets, weights = [], [], []
-        judged = split.judged(len(self.members_))
-        self.__dict__.pop("_importances", None)
-        self._judged = []
-        for rows, members in judged:
-            pieces = [
-                self._mean(rows.features[start : start + BATCH], members) for start in range(0, len(rows.target), BATCH)
-            ]
-            outputs.append(np.concatenate(pieces))
-            targets.append(rows.target)
-            weights.append(np.ones(len(rows.target)) if rows.weights is None else rows.weights)
-            some = max(1, JUDGED_ROWS // len(judged))
-            self._judged.append((rows.frame.head(some), rows.target[:some], members))
-        return np.concatenate(outputs), np.concatenate(targets), np.concatenate(weights)
+        choice = any(len(views) > 1 for views in outputs)
+        share = float(min(SHARES, key=lambda share: self._loss(mixed(share), target, weights))) if choice else 0.0
+        of_view = (1.0 - share, share)
+        count = np.bincount([split.view_of(member) for member in range(len(networks))])
+        own = [of_view[split.view_of(member)] / count[split.view_of(member)] for member in range(len(networks))]
+        kept = [member for member in range(len(networks)) if own[member] > 0.0]
+        self.members_ = [dict(networks[member].arrays) for member in kept]
+        self.shares_ = np.array([own[member] for member in kept]) / sum(own)
+        for passing in ("_made", "_importances"):
+            self.__dict__.pop(passing, None)
+        self._networks()  # now, since a prediction is to change no attribute
+        some = max(1, JUDGED_ROWS // len(judged))
+        self._judged = [
+            (rows.frame.head(some), rows.target[:some], [kept.index(member) for member in members if member in kept])
+            for rows, members in judged
+        ]
+        return mixed(share), target, weights
+
+    def _by_view(
+        self, networks: list[Network], rows: Rows, members: list[int], split: Split
+    ) -> list[NDArray[np.float64]]:
+        """The mean outputs ``(n_rows, n_out)`` of the members of each view that there are."""
+        views = sorted({split.view_of(member) for member in members})
+        return [
+            np.mean(
+                [self._whole(networks[member], rows.features) for member in members if split.view_of(member) == view],
+                axis=0,
+            )
+            for view in views
+        ]
+
+    def _whole(self, network: Network, features: Any) -> NDArray[np.float64]:
+        """A network's outputs, in memory for some rows at a time."""
+        starts = range(0, features.shape[0], BATCH)
+        return np.concatenate([self._ask(network, features[start : start + BATCH]) for start in starts])
+
+    def _loss(self, outputs: NDArray[np.float64], target: NDArray[Any], weights: NDArray[np.float64]) -> float:
+        """What members' shares are chosen by: the mean of -log p, or of the squared error."""
+        raise NotImplementedError
 
     def _check_settings(self) -> Recipe:
         """The preset's recipe.
@@ -315,14 +378,17 @@ class TabularEstimator(BaseEstimator):
 
     def _mean(self, rows: Any, members: Sequence[int] | None = None) -> NDArray[np.float64]:
         networks = self._networks()
-        chosen = networks if members is None else [networks[member] for member in members]
-        return np.mean([self._ask(network, rows) for network in chosen], axis=0)
+        chosen = list(range(len(networks)) if members is None else members)
+        outputs = [self._ask(networks[member], rows) for member in chosen]
+        return np.average(outputs, axis=0, weights=self.shares_[chosen])
 
     def _features(self, frame: polars.DataFrame, first_row: int) -> Iterator[Any]:
         for start in range(0, frame.height, BATCH):
             yield self.columns_.encode(frame[start : start + BATCH], first_row + start)
 
     def _ask(self, network: Network, rows: Any) -> NDArray[np.float64]:
+        if network.model.n_in < self.columns_.width:
+            rows = rows[:, self.columns_.plain]
         answer = network.predict_proba if self.architecture_.classes else network.predict
         outputs = answer(rows, engine=self.engine, device=self.device).astype(np.float64)
         return outputs.reshape(rows.shape[0], -1)
@@ -371,6 +437,7 @@ class TabularEstimator(BaseEstimator):
             "target": target,
             "task": self._task,
             "members": len(self.members_),
+            "shares": self.shares_.tolist(),
             "columns": self.columns_.to_json(),
             "validation_score": self.validation_score_,
             **facts,
@@ -392,11 +459,13 @@ class TabularEstimator(BaseEstimator):
             estimator.columns_ = columns = Columns.from_json(files.description["columns"])
             estimator._names = tuple(column.name for column in columns.columns)
             estimator.n_features_in_ = len(columns.columns)
+            widths = columns.width, len(columns.plain)
             networks = [
-                files.network(name, columns.width, n_out, cls._task) for name in map(saved.member, range(files.members))
+                files.network(name, widths, n_out, cls._task) for name in map(saved.member, range(files.members))
             ]
+            estimator.shares_ = files.shares()
             estimator.members_ = [dict(network.arrays) for network in networks]
-            estimator.architecture_ = architecture_of(networks[0])
+            estimator.architecture_ = replace(architecture_of(networks[0]), n_in=columns.width)
             estimator.validation_score_ = files.number("validation_score")
         return estimator
 
@@ -449,9 +518,14 @@ class TabularEstimator(BaseEstimator):
         raise NotImplementedError
 
     def _network_words(self) -> str:
-        layers = "-".join(map(str, (self.architecture_.n_in, *self.architecture_.hidden, self.architecture_.n_out)))
-        each = f"{len(self.members_)} networks" if len(self.members_) > 1 else "one network"
-        return f"{each} {layers}"
+        widths = [len(arrays[weights_name(0)]) for arrays in self.members_]
+        words = []
+        for n_in in sorted(set(widths), reverse=True):
+            own = [share for width, share in zip(widths, self.shares_, strict=True) if width == n_in]
+            layers = "-".join(map(str, (n_in, *self.architecture_.hidden, self.architecture_.n_out)))
+            share = f" ({sum(own):.0%} of the answer)" if len(own) < len(widths) else ""
+            words.append(f"{f'{len(own)} networks' if len(own) > 1 else 'one network'} {layers}{share}")
+        return " and ".join(words)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -460,6 +534,11 @@ class TabularEstimator(BaseEstimator):
         tags.input_tags.string = True
         tags.target_tags.required = True
         return tags
+
+
+def _mixed(views: list[NDArray[np.float64]], share: float) -> NDArray[np.float64]:
+    """Outputs of both views, the second one's with this share; of the only one as they are."""
+    return views[0] if len(views) == 1 else (1.0 - share) * views[0] + share * views[1]
 
 
 def _check_lengths(frame: polars.DataFrame, target: NDArray[Any], X: str, y: str) -> None:

@@ -19,6 +19,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from fcnet import costs
 from fcnet.errors import InputError
+from fcnet.model import weights_name
 from fcnet.network import Network
 from fcnet.tabular import saved
 from fcnet.tabular.calibration import (
@@ -43,7 +44,8 @@ class TabularClassifier(ClassifierMixin, TabularEstimator):
     """Classes from a table as people have it: numbers, text, categories, booleans, dates, missing values.
 
     Args:
-        preset: "fast" (two small networks, averaged), "default" (four of three hidden layers of 256) or "best" (ten of those).
+        preset: "fast" (two small networks), "default" (four of three hidden layers of 256) or "best" (ten of those); every second one
+            reads numbers without their linear pieces.
         max_time: seconds that training may take; the schedule is laid out over them.
         drop: names of columns not to use.
         validation_fraction: share of the rows that is set aside, to keep the best epoch and to calibrate probabilities.
@@ -61,6 +63,7 @@ class TabularClassifier(ClassifierMixin, TabularEstimator):
             chosen on the same rows, so new rows show a little more.
         history_: of the first network.
         members_, architecture_: the networks' arrays, and their shape.
+        shares_: the part of the answer that each network has.
     """
 
     classes_: NDArray[Any]
@@ -140,8 +143,7 @@ class TabularClassifier(ClassifierMixin, TabularEstimator):
         recipe = self._recipe
         parts = split.parts(lambda target: target)
         networks, interrupt = self._train_networks(self.architecture_, recipe, class_cost(recipe), parts, deadline)
-        self._keep(networks)
-        raw, held_target, weights = self._set_aside(split)
+        raw, held_target, weights = self._keep(networks, split)
         self.temperature_ = fit_temperature(raw, held_target, weights)
         self.validation_score_ = self._score(raw, held_target, weights)
         self.uncalibrated_ece_ = expected_calibration_error(raw, held_target, weights)
@@ -170,6 +172,10 @@ class TabularClassifier(ClassifierMixin, TabularEstimator):
     def proba_of(self, frame: polars.DataFrame, first_row: int = 1) -> NDArray[np.float64]:
         """``predict_proba`` of a Polars frame whose first row has this number in messages."""
         return tempered(self._outputs(frame, first_row), self.temperature_)
+
+    def _loss(self, outputs: NDArray[np.float64], target: NDArray[Any], weights: NDArray[np.float64]) -> float:
+        right = outputs[np.arange(len(target)), target]
+        return float(np.average(-np.log(np.maximum(right, 1e-9)), weights=weights))
 
     def _score(
         self, outputs: NDArray[np.float64], target: NDArray[Any], weights: NDArray[np.float64] | None = None
@@ -211,7 +217,7 @@ class TabularRegressor(RegressorMixin, TabularEstimator):
             quantiles. None for no intervals.
 
     Attributes:
-        columns_, leaks_, history_, members_, architecture_: as ``TabularClassifier``.
+        columns_, leaks_, history_, members_, architecture_, shares_: as ``TabularClassifier``.
         validation_score_: R^2 on the rows set aside.
         target_mean_, target_scale_: the networks predict (y - mean) / scale.
         target_range_: the training values' least and largest, which no prediction leaves.
@@ -295,12 +301,12 @@ class TabularRegressor(RegressorMixin, TabularEstimator):
         networks, interrupt = self._train_networks(
             self.architecture_, recipe, costs.quadratic, split.parts(self._scaled), whole
         )
-        self._keep(networks)
+        judged = self._keep(networks, split)
         self.limits_: Arrays | None = None
         self.__dict__.pop("_made_limits", None)
         if self.interval is not None and interrupt is None:
             interrupt = self._train_limits(split, deadline)
-        self.validation_score_ = self._score(*self._set_aside(split))
+        self.validation_score_ = self._score(*judged)
         if interrupt is not None:
             raise interrupt
 
@@ -311,11 +317,13 @@ class TabularRegressor(RegressorMixin, TabularEstimator):
         """A network of the interval's two ends, and the correction that gives it the coverage that was asked for."""
         assert self.interval is not None
         outside = (1.0 - self.interval) / 2.0
+        chosen = self.members_[int(np.argmax(self.shares_))]  # a network of both ends reads what these read
+        first = int(len(chosen[weights_name(0)]) < self.columns_.width)
         networks, interrupt = self._train_networks(
             replace(self.architecture_, n_out=2),
             replace(self._recipe, members=1),
             costs.quantile((outside, 1.0 - outside)),
-            split.parts(lambda target: np.repeat(self._scaled(target), 2, axis=1)),
+            split.parts(lambda target: np.repeat(self._scaled(target), 2, axis=1), first),
             deadline,
         )
         self.limits_ = dict(networks[0].arrays)
@@ -369,6 +377,9 @@ class TabularRegressor(RegressorMixin, TabularEstimator):
         ends = ends + np.array([-self.correction_, self.correction_])
         return np.sort(ends, axis=1)
 
+    def _loss(self, outputs: NDArray[np.float64], target: NDArray[Any], weights: NDArray[np.float64]) -> float:
+        return float(np.average(np.square(self._values(outputs) - target), weights=weights))
+
     def _score(
         self, outputs: NDArray[np.float64], target: NDArray[Any], weights: NDArray[np.float64] | None = None
     ) -> float:
@@ -398,8 +409,9 @@ class TabularRegressor(RegressorMixin, TabularEstimator):
         estimator.target_range_ = float(low), float(high)
         estimator.limits_ = None
         if interval is not None:
-            width = Columns.from_json(files.description["columns"]).width
-            estimator.limits_ = dict(files.network(_INTERVAL, width, 2, cls._task).arrays)
+            columns = Columns.from_json(files.description["columns"])
+            widths = columns.width, len(columns.plain)
+            estimator.limits_ = dict(files.network(_INTERVAL, widths, 2, cls._task).arrays)
             estimator.correction_, estimator.coverage_ = files.number("correction"), files.number("coverage")
         return estimator, 1
 

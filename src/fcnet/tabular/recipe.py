@@ -23,6 +23,7 @@ from fcnet.costs import Cost
 from fcnet.data.arrays import Part
 from fcnet.history import History
 from fcnet.layers import FullyConnectedLayer, Layer, SoftmaxLayer
+from fcnet.model import weights_name
 from fcnet.network import Network
 from fcnet.optimizers import AdamW
 from fcnet.training import train
@@ -72,6 +73,7 @@ class Recipe:
         label_smoothing: the share of a class target that is spread over all classes.
         members: networks, whose answers are averaged.
         pieces: the most linear pieces that numbers are encoded in, see ``columns.Number`` and ``pieces_for``.
+        plain: whether every second network reads numbers without their pieces.
     """
 
     hidden: tuple[int, ...] = (256, 256, 256)
@@ -86,6 +88,7 @@ class Recipe:
     label_smoothing: float = 0.1
     members: int = 4
     pieces: int = 48
+    plain: bool = True
 
     def pieces_for(self, n_rows: int) -> int:
         """The linear pieces of a number: more than 16 where each holds 100 rows and all rows' pieces can be kept in memory."""
@@ -110,7 +113,7 @@ PRESETS = {
     "default": Recipe(),
     "best": Recipe(members=10, epochs=128),
 }
-"""fast: two small networks; default: four of three layers of 256; best: ten of those, trained twice as long. Each sets aside other rows."""
+"""fast: two small networks; default: four of three layers of 256; best: ten of those, trained twice as long."""
 
 
 @dataclass(frozen=True)
@@ -152,8 +155,8 @@ class Architecture:
 
 
 def network_of(architecture: Architecture, arrays: Arrays) -> Network:
-    """A trained network of its arrays."""
-    network = architecture.network()
+    """A trained network of its arrays; it may read fewer features than the architecture says."""
+    network = replace(architecture, n_in=len(arrays[weights_name(0)])).network()
     network.model = replace(network.model, dropout_scaling="training")
     network.arrays = dict(arrays)
     network.trained = True
@@ -204,7 +207,8 @@ def train_members(
         if place:
             del training, validation  # before the next ones take as much room
             training, validation = parts(place)
-        network = architecture.network(min(recipe.batch_size, training.n_rows), seeds())
+        shape = replace(architecture, n_in=training.X.shape[1])
+        network = shape.network(min(recipe.batch_size, training.n_rows), seeds())
         left = deadline - time.perf_counter()
         if members and left <= 0:
             break

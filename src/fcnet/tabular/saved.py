@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from fcnet.checkpoint import MODEL_NAME, write_atomically
 from fcnet.data.files import open_file, read_some, shown, what_is_at
@@ -21,7 +24,7 @@ from fcnet.network import Network
 
 TABLE_FILE = "table.json"
 FORMAT = "fcnet.table"
-VERSION = 1
+VERSION = 2
 """Raised when an older fcnet could not read what this one writes."""
 _LIMIT = 1 << 28
 """Bytes of ``table.json``."""
@@ -95,12 +98,22 @@ class Files:
             raise InputError(f"{name} is {number!r:.50}")
         return float(number)
 
-    def network(self, name: str, n_in: int, n_out: int, task: str) -> Network:
-        """A network of this shape."""
+    def shares(self) -> NDArray[np.float64]:
+        """What part of the answer each network has; alike in files of version 1."""
+        shares = self.description.get("shares", [1.0 / self.members] * self.members)
+        if len(shares) != self.members or not all(
+            type(share) in (int, float) and 0.0 < share < math.inf for share in shares
+        ):
+            raise InputError(f"shares is {shares!r:.50}")
+        return np.array(shares, np.float64)
+
+    def network(self, name: str, n_in: Sequence[int], n_out: int, task: str) -> Network:
+        """A network that reads one of so many features."""
         network = Network.load(self.folder / f"{name}.safetensors")
-        if (network.model.n_in, network.model.n_out, network.task) != (n_in, n_out, task):
+        if network.model.n_in not in n_in or (network.model.n_out, network.task) != (n_out, task):
+            widths = " or ".join(map(str, dict.fromkeys(n_in)))
             raise InputError(
-                f"a network reads {network.model.n_in} features and writes {network.model.n_out} numbers, expected {n_in} and {n_out}"
+                f"a network reads {network.model.n_in} features and writes {network.model.n_out} numbers, expected {widths} and {n_out}"
             )
         return network
 
