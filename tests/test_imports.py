@@ -71,6 +71,7 @@ ORDER = [
     "tabular.leaks",
     "tabular.recipe",
     "tabular.room",
+    "tabular.rounds",
     "tabular.calibration",
     "tabular.saved",
     "tabular.estimator",

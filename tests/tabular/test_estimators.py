@@ -21,6 +21,7 @@ from fcnet.data.table import read_table
 from fcnet.errors import FileError, InputError, TrainingWarning
 from fcnet.tabular.calibration import expected_calibration_error, fit_temperature, interval_correction, tempered
 from fcnet.tabular.recipe import FEWEST_EPOCHS, PRESETS, CosineLog
+from fcnet.tabular.rounds import best_share
 
 
 @pytest.mark.parametrize(
@@ -163,22 +164,17 @@ def test_networks_with_and_without_linear_pieces_share_the_answer(tmp_path):
             TabularRegressor.load(tmp_path / "saved")
 
 
-def test_the_shares_are_those_with_the_least_loss(monkeypatch):
-    """On rows that were set aside, of every tenth; networks without a share are not kept."""
-    from fcnet.tabular import estimator
+def test_a_share_is_as_sure_as_the_rows_make_it():
+    """The mean over shares by their likelihood; with many rows the likeliest, with none one half."""
 
-    draw = np.random.default_rng(1)
-    X = draw.normal(size=(400, 3))
-    y = X.sum(axis=1) + draw.normal(size=400)
-    losses = {}
-    for share in (0.0, 0.5, 1.0):
-        monkeypatch.setattr(estimator, "SHARES", np.array([share]))
-        model = TabularRegressor("fast", random_state=0).fit(X, y)
-        assert len(model.members_) == (2 if share == 0.5 else 1)
-        losses[share] = 1.0 - model.validation_score_
-    monkeypatch.setattr(estimator, "SHARES", np.array(list(losses)))
-    model = TabularRegressor("fast", random_state=0).fit(X, y)
-    assert 1.0 - model.validation_score_ == pytest.approx(min(losses.values()))
+    def log_likelihood(n):
+        return lambda share: -n * (share - 0.3) ** 2
+
+    assert best_share(log_likelihood(0)) == pytest.approx(0.5)
+    assert 0.3 < best_share(log_likelihood(5)) < 0.5
+    assert best_share(log_likelihood(10_000)) == pytest.approx(0.3)
+    assert best_share(lambda share: -1e6 * share) == 0.0
+    assert best_share(lambda share: 1e6 * share) == 1.0
 
 
 def test_a_file_of_version_1_has_alike_networks(tmp_path):

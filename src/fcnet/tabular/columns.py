@@ -7,6 +7,7 @@ date elapsed time and the calendar's cycles, a missing value the median with a f
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -271,7 +272,7 @@ class Columns:
         """Features in all."""
         return sum(column.width for column in self.columns)
 
-    @property
+    @functools.cached_property
     def plain(self) -> NDArray[np.int64]:
         """The places of the features that are not linear pieces of a number."""
         places, start = [], 0

@@ -7,7 +7,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -40,6 +40,7 @@ from fcnet.tabular.recipe import (
     train_members,
 )
 from fcnet.tabular.room import room_of
+from fcnet.tabular.rounds import Judged, Rows, Split, best_share
 from fcnet.tabular.saved import Files
 
 if TYPE_CHECKING:
@@ -50,90 +51,6 @@ BATCH = 1 << 14
 JUDGED_ROWS = 5000
 """At most so many validation rows decide the importance of columns."""
 SHUFFLES = 3
-SHARES = np.linspace(0.0, 1.0, 11)
-"""Of the answer, for members that read numbers without their linear pieces."""
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Rows of a table, and what a network reads of them.
-
-    Attributes:
-        frame: the columns as they came.
-        features: ``(n_rows, width)``.
-        target: ``(n_rows,)`` int64 places of classes, or float64 values.
-        weights: ``(n_rows,)`` float64, how much each counts; None where all count 1.
-    """
-
-    frame: polars.DataFrame
-    features: Any
-    target: NDArray[Any]
-    weights: NDArray[np.float64] | None
-
-    def part(self, answers: NDArray[Any], which: Any = slice(None), view: NDArray[np.int64] | None = None) -> Part:
-        """Features, all or those of a view, and answers of some rows."""
-        features = self.features[which]
-        features = features if view is None else features[:, view]
-        return Part(features, answers[which], None if self.weights is None else self.weights[which])
-
-    def some(self, which: Any) -> Rows:
-        """Some of the rows."""
-        weights = None if self.weights is None else self.weights[which]
-        return Rows(self.frame[which], self.features[which], self.target[which], weights)
-
-
-@dataclass(frozen=True)
-class Split:
-    """Which rows train each member, which are set aside for it, and which features it reads.
-
-    Members come in rounds, one for each view of the features. One round sets aside a share of the rows. Several set aside another
-    fold each, so that each row trains most of them and judges one that has not seen it. Validation data of one's own is everyone's.
-
-    Attributes:
-        rows: all but validation data of one's own.
-        own: that.
-        held: the rows that are set aside, a fold for each of the first rounds and then from the start again.
-        views: the places of the features that each member of a round reads; None for all.
-    """
-
-    rows: Rows
-    own: Rows | None
-    held: tuple[NDArray[np.int64], ...]
-    views: tuple[NDArray[np.int64] | None, ...]
-
-    def view_of(self, member: int) -> int:
-        """Which of the views a member has."""
-        return member % len(self.views)
-
-    def parts(
-        self, answers: Callable[[NDArray[Any]], NDArray[Any]], first: int = 0
-    ) -> Callable[[int], tuple[Part, Part]]:
-        """A member's training and validation rows; ``answers`` makes of a target what a network is to say.
-
-        Members are counted from ``first``.
-        """
-        answered = answers(self.rows.target)
-        own = None if self.own is None else answers(self.own.target)
-
-        def of(member: int) -> tuple[Part, Part]:
-            view = self.views[self.view_of(first + member)]
-            if own is not None:
-                return self.rows.part(answered, view=view), self.own.part(own, view=view)  # type: ignore[union-attr]
-            held = np.zeros(len(answered), bool)
-            held[self.held[self._fold_of(first + member)]] = True
-            return tuple(self.rows.part(answered, np.flatnonzero(which), view) for which in (~held, held))  # type: ignore[return-value]
-
-        return of
-
-    def judged(self, n_members: int) -> list[tuple[Rows, list[int]]]:
-        """Rows that were set aside, and the members that have not seen them."""
-        if self.own is not None:
-            return [(self.own, list(range(n_members)))]
-        members = [[m for m in range(n_members) if self._fold_of(m) == fold] for fold in range(len(self.held))]
-        return [(self.rows.some(rows), by) for rows, by in zip(self.held, members, strict=True) if by]
-
-    def _fold_of(self, member: int) -> int:
-        return member // len(self.views) % len(self.held)
 
 
 class TabularEstimator(BaseEstimator):
@@ -243,39 +160,43 @@ class TabularEstimator(BaseEstimator):
     def _keep(self, networks: list[Network], split: Split) -> tuple[NDArray[np.float64], NDArray[Any], NDArray[Any]]:
         """Keep the networks with a share in the answers, and judge those by the rows that were set aside.
 
-        Where members have two views of the features, the share of the second is the one of 0, 0.1, ..., 1 with the least loss on the
-        rows set aside, each judged by members that have not seen it. Some of these rows are kept, to measure importances on.
+        Where members have two views of the features, the second one's share is what the rows set aside make probable. Some of these
+        rows are kept, to measure importances on.
 
         Returns:
             Outputs ``(n_rows, n_out)`` for all rows that were set aside, of the members that have not seen them; targets; weights.
         """
         assert networks[0].history is not None
         self.history_ = networks[0].history
-        judged = split.judged(len(networks))
-        outputs = [self._by_view(networks, rows, members, split) for rows, members in judged]
-        target = np.concatenate([rows.target for rows, _ in judged])
-        weights = np.concatenate(
-            [np.ones(len(rows.target)) if rows.weights is None else rows.weights for rows, _ in judged]
-        )
+        judged = [
+            Judged(rows, members, self._by_view(networks, rows, members, split))
+            for rows, members in split.judged(len(networks))
+        ]
+        target = np.concatenate([some.rows.target for some in judged])
+        weights = np.concatenate([some.rows.counts for some in judged])
 
         def mixed(share: float) -> NDArray[np.float64]:
-            return np.concatenate([_mixed(views, share) for views in outputs])
+            return np.concatenate([some.mixed(share) for some in judged])
 
-        choice = any(len(views) > 1 for views in outputs)
-        share = float(min(SHARES, key=lambda share: self._loss(mixed(share), target, weights))) if choice else 0.0
-        of_view = (1.0 - share, share)
-        count = np.bincount([split.view_of(member) for member in range(len(networks))])
-        own = [of_view[split.view_of(member)] / count[split.view_of(member)] for member in range(len(networks))]
-        kept = [member for member in range(len(networks)) if own[member] > 0.0]
+        share = 0.0
+        if any(len(some.outputs) > 1 for some in judged):
+            share = best_share(lambda share: self._log_likelihood(mixed(share), target, weights))
+        views = [split.view_of(member) for member in range(len(networks))]
+        own = np.array([1.0 - share, share])[views] / np.bincount(views)[views]
+        kept = np.flatnonzero(own > 0.0).tolist()
         self.members_ = [dict(networks[member].arrays) for member in kept]
-        self.shares_ = np.array([own[member] for member in kept]) / sum(own)
+        self.shares_ = own[kept] / own.sum()
         for passing in ("_made", "_importances"):
             self.__dict__.pop(passing, None)
         self._networks()  # now, since a prediction is to change no attribute
-        some = max(1, JUDGED_ROWS // len(judged))
+        some_rows = max(1, JUDGED_ROWS // len(judged))
         self._judged = [
-            (rows.frame.head(some), rows.target[:some], [kept.index(member) for member in members if member in kept])
-            for rows, members in judged
+            (
+                some.rows.frame.head(some_rows),
+                some.rows.target[:some_rows],
+                [kept.index(member) for member in some.members if member in kept],
+            )
+            for some in judged
         ]
         return mixed(share), target, weights
 
@@ -283,22 +204,17 @@ class TabularEstimator(BaseEstimator):
         self, networks: list[Network], rows: Rows, members: list[int], split: Split
     ) -> list[NDArray[np.float64]]:
         """The mean outputs ``(n_rows, n_out)`` of the members of each view that there are."""
-        views = sorted({split.view_of(member) for member in members})
-        return [
-            np.mean(
-                [self._whole(networks[member], rows.features) for member in members if split.view_of(member) == view],
-                axis=0,
-            )
-            for view in views
-        ]
+        views: dict[int, list[NDArray[np.float64]]] = {}
+        for member in members:
+            starts = range(0, len(rows.target), BATCH)
+            outputs = [self._ask(networks[member], rows.features[start : start + BATCH]) for start in starts]
+            views.setdefault(split.view_of(member), []).append(np.concatenate(outputs))
+        return [np.mean(views[view], axis=0) for view in sorted(views)]
 
-    def _whole(self, network: Network, features: Any) -> NDArray[np.float64]:
-        """A network's outputs, in memory for some rows at a time."""
-        starts = range(0, features.shape[0], BATCH)
-        return np.concatenate([self._ask(network, features[start : start + BATCH]) for start in starts])
-
-    def _loss(self, outputs: NDArray[np.float64], target: NDArray[Any], weights: NDArray[np.float64]) -> float:
-        """What members' shares are chosen by: the mean of -log p, or of the squared error."""
+    def _log_likelihood(
+        self, outputs: NDArray[np.float64], target: NDArray[Any], weights: NDArray[np.float64]
+    ) -> float:
+        """Of rows with these outputs; for values with errors of one normal distribution."""
         raise NotImplementedError
 
     def _check_settings(self) -> Recipe:
@@ -534,11 +450,6 @@ class TabularEstimator(BaseEstimator):
         tags.input_tags.string = True
         tags.target_tags.required = True
         return tags
-
-
-def _mixed(views: list[NDArray[np.float64]], share: float) -> NDArray[np.float64]:
-    """Outputs of both views, the second one's with this share; of the only one as they are."""
-    return views[0] if len(views) == 1 else (1.0 - share) * views[0] + share * views[1]
 
 
 def _check_lengths(frame: polars.DataFrame, target: NDArray[Any], X: str, y: str) -> None:

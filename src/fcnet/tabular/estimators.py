@@ -29,8 +29,9 @@ from fcnet.tabular.calibration import (
     tempered,
 )
 from fcnet.tabular.columns import ENOUGH_ROWS, Columns
-from fcnet.tabular.estimator import Split, TabularEstimator
+from fcnet.tabular.estimator import TabularEstimator
 from fcnet.tabular.recipe import Architecture, Arrays, class_cost, network_of
+from fcnet.tabular.rounds import Split
 from fcnet.tabular.saved import Files
 
 if TYPE_CHECKING:
@@ -173,9 +174,11 @@ class TabularClassifier(ClassifierMixin, TabularEstimator):
         """``predict_proba`` of a Polars frame whose first row has this number in messages."""
         return tempered(self._outputs(frame, first_row), self.temperature_)
 
-    def _loss(self, outputs: NDArray[np.float64], target: NDArray[Any], weights: NDArray[np.float64]) -> float:
+    def _log_likelihood(
+        self, outputs: NDArray[np.float64], target: NDArray[Any], weights: NDArray[np.float64]
+    ) -> float:
         right = outputs[np.arange(len(target)), target]
-        return float(np.average(-np.log(np.maximum(right, 1e-9)), weights=weights))
+        return len(target) * float(np.average(np.log(np.maximum(right, 1e-9)), weights=weights))
 
     def _score(
         self, outputs: NDArray[np.float64], target: NDArray[Any], weights: NDArray[np.float64] | None = None
@@ -377,8 +380,11 @@ class TabularRegressor(RegressorMixin, TabularEstimator):
         ends = ends + np.array([-self.correction_, self.correction_])
         return np.sort(ends, axis=1)
 
-    def _loss(self, outputs: NDArray[np.float64], target: NDArray[Any], weights: NDArray[np.float64]) -> float:
-        return float(np.average(np.square(self._values(outputs) - target), weights=weights))
+    def _log_likelihood(
+        self, outputs: NDArray[np.float64], target: NDArray[Any], weights: NDArray[np.float64]
+    ) -> float:
+        missed = np.average(np.square(self._values(outputs) - target), weights=weights) / self.target_scale_**2
+        return -0.5 * len(target) * math.log(max(missed, 1e-12))
 
     def _score(
         self, outputs: NDArray[np.float64], target: NDArray[Any], weights: NDArray[np.float64] | None = None
