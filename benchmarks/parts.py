@@ -30,7 +30,7 @@ ZERO, ALL = np.int64(0), np.int64(BATCH)
 @numba.njit(nogil=True)
 def forward(n: int, s: Any) -> None:
     for _ in range(n):
-        passes.forward(s[0], ZERO, s[1], s[3], s[4], s[5], ZERO, ALL, s[6], s[7], s[8], ZERO)
+        passes.forward(s[0], ZERO, s[1], 1.0, s[3], s[4], s[5], ZERO, ALL, s[6], s[7], s[8], ZERO)
 
 
 @numba.njit(nogil=True)

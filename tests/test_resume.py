@@ -161,6 +161,26 @@ def test_sparse_rows(tmp_path):
     assert_same(fit(resume=tmp_path, **options), fit(**options))
 
 
+@pytest.mark.parametrize("step", [1, 9])
+@pytest.mark.usefixtures("step_by_step")
+def test_weights_that_are_kept_as_a_product(tmp_path, step):
+    """With plain SGD, L2 and sparse rows a checkpoint holds more than the weights' values."""
+    from scipy.sparse import csr_array
+
+    X, y = TRAIN
+    X = np.where(np.arange(X.size).reshape(X.shape) % 5 == 0, X, 0).astype(np.float32)
+    options = {"data": (csr_array(X), y), "validation": (X, y), "test": None, "optimizer": fcnet.SGD(0.5), "l2": 0.5}
+
+    def network():
+        layers = fcnet.FullyConnectedLayer(4, 40), fcnet.SoftmaxLayer(40, 3)
+        return fcnet.Network(layers, mini_batch_size=10, seed=0)
+
+    whole = fit(network(), **options)
+    cut_at(step, tmp_path, network=network(), **options)
+    assert "product" in newest_checkpoint(tmp_path).state.slots
+    assert_same(fit(network(), resume=tmp_path, **options), whole)
+
+
 def test_more_epochs(tmp_path):
     constant = {"optimizer": fcnet.Adam(0.01)}
     fit(epochs=2, checkpoint=tmp_path, **constant)

@@ -334,9 +334,8 @@ def check_resumable(resumed: Checkpoint, now: dict[str, Any], state: TrainState,
         )
     layout = lambda of: {slot: {n: (a.shape, a.dtype) for n, a in arrays.items()} for slot, arrays in of.items()}  # noqa: E731
     inside = resumed.state.step - len(resumed.history.epochs) * steps.per_epoch
-    fits = layout({"": resumed.state.parameters, **resumed.state.slots}) == layout(
-        {"": state.parameters, **state.slots}
-    )
+    slots = {slot: arrays for slot, arrays in resumed.state.slots.items() if slot in state.slots}
+    fits = layout({"": resumed.state.parameters, **slots}) == layout({"": state.parameters, **state.slots})
     kept = resumed.kept is None or layout({"": resumed.kept}) == layout({"": state.parameters})
     if not (fits and kept and 0 <= inside <= steps.per_epoch and resumed.history.steps_per_epoch == steps.per_epoch):
         raise FileError(

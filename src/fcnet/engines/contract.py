@@ -100,7 +100,8 @@ class TrainState:
 
     Attributes:
         parameters: named arrays, see ``fcnet.model``.
-        slots: for each slot of the update rule, named arrays of the parameters' shapes.
+        slots: for each slot of the update rule, named arrays of the parameters' shapes. An engine may add one of its own, which others
+            pass over.
         step: how many steps have been done.
     """
 

@@ -322,7 +322,8 @@ def train_stochastic(job: Job) -> Parameters:
     estimator.history_ = history
 
     after = loop.snapshot()
-    estimator._optimizer = OptimizerState(job.rate.rate, rule.name, after.slots, after.step)
+    slots = {slot: after.slots[slot] for slot in rule.slots}
+    estimator._optimizer = OptimizerState(job.rate.rate, rule.name, slots, after.step)
     if history.ending == "interrupted":
         warnings.warn("Training interrupted by user.", stacklevel=2)
     elif history.ending == "finished" and not job.incremental:

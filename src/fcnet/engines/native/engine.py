@@ -23,6 +23,8 @@ from fcnet.engines.native import ahead, kernels
 from fcnet.engines.native.costs import CODES, ROWS, constants_of
 from fcnet.engines.native.elementary import ACTIVATIONS
 from fcnet.engines.native.layout import (
+    B_AT,
+    HAS_DROPOUT,
     IN_PAD,
     IS_TABLE,
     KINDS,
@@ -33,6 +35,7 @@ from fcnet.engines.native.layout import (
     OUT_PAD,
     ROOM,
     TABLE_ROWS,
+    W_AT,
     WIDE,
     Layout,
     Tables,
@@ -45,7 +48,7 @@ from fcnet.engines.native.rows import NativeData, as_kernels_read, density, for_
 from fcnet.engines.native.threads import available_threads, in_threads
 from fcnet.engines.native.updates import GATHERED_LINES, GATHERED_NUMBERS, GRADIENT, RULES, TILE_NUMBERS
 from fcnet.layers import Layer, TableLayer
-from fcnet.model import Model, is_weights
+from fcnet.model import Model, is_weights, weights_name
 
 BLOCK = 256
 """Rows at a time in ``evaluate``, ``forward`` and ``cost_and_gradient``."""
@@ -65,13 +68,20 @@ UNITS_SHARE = 3.0
 """Threads own units where the first layer has so many times the operations of the others, which each thread repeats."""
 WAVE_OPERATIONS = 40
 """About so many operations the cosine of a wave takes."""
+PRODUCT = "product"
+"""The slot of a snapshot with what ``Run.scales`` are to multiply, so that a run goes on with the same bytes; others pass it over."""
 GROUPS, GROUP_ROWS = 4, 16
 """Groups of a batch's rows with a gradient each, and the least rows of one."""
 
 
 @dataclass(eq=False)
 class Run:
-    """A state in flat arrays, one of each for every member; ``gain`` is what layers' inputs are multiplied by at inference."""
+    """A state in flat arrays, one of each for every member.
+
+    Attributes:
+        gain: what layers' inputs are multiplied by at inference.
+        scales: one number for each member, which its first layer's weights are to be multiplied by, see ``updates.learn_sparse``.
+    """
 
     program: Program
     placement: Placement
@@ -80,8 +90,18 @@ class Run:
     step: int
     gain: NDArray[Any]
     layout: Layout
+    scales: list[NDArray[np.float64]]
     works: list[Work] = field(default_factory=list)
     forward_layouts: dict[int, Layout] = field(default_factory=dict)
+
+    def whole(self, member: int) -> NDArray[Any]:
+        """A member's parameters, with weights that are kept as a product multiplied out."""
+        if self.scales[member][0] == 1.0:
+            return self.parameters[member]
+        flat = zeros(len(self.parameters[member]), self.program.dtype)
+        flat[:] = self.parameters[member]
+        _multiply_out(self.layout, flat, self.scales[member].copy())
+        return flat
 
 
 class NativeEngine:
@@ -123,19 +143,22 @@ class NativeEngine:
         ahead.prepare(program.dtype)
         layout = Layout.of(program.model, program.dtype, 1)
         members = [None] if program.members is None else range(program.members)
-        parameters, slots = [], []
+        parameters, slots, scales = [], [], []
         for member in members:
-            parameters.append(layout.pack(_of(state.parameters, member), program.dtype))
+            scale, own = _as_product(_of(state.parameters, member), _of(state.slots.get(PRODUCT, {}), member))
+            scales.append(np.array([scale]))
+            parameters.append(layout.pack(own, program.dtype))
             packed = [layout.pack(_of(state.slots[slot], member), program.dtype) for slot in program.rule.slots]
             slots.append(zeros((len(packed), layout.n_parameters), program.dtype))
             slots[-1][:] = np.reshape(packed, slots[-1].shape)
-        return Run(program, placement, parameters, slots, state.step, _inference_gain(program), layout)
+        return Run(program, placement, parameters, slots, state.step, _inference_gain(program), layout, scales)
 
     def replace(self, run: Run, parameters: Mapping[str, NDArray[Any]]) -> None:
         """Put other parameters in the place of a run's."""
         for index, flat in enumerate(run.parameters):
             member = None if run.program.members is None else index
             flat[:] = run.layout.pack(_of(parameters, member), run.program.dtype)
+            run.scales[index][0] = 1.0
 
     def advance(self, run: Run, data: NativeData, plan: Plan) -> Report:
         """Do a chunk of steps."""
@@ -152,12 +175,14 @@ class NativeEngine:
             0.0,
         )
         if program.members is None:
-            report, bad_step = self._steps(run, run.parameters[0], run.slots[0], data, tables, plan.n_steps)
+            report, bad_step = self._steps(
+                run, run.parameters[0], run.slots[0], run.scales[0], data, tables, plan.n_steps
+            )
             run.step += plan.n_steps
             return Report(report, bad_step)
         answers = [
             self._steps(run, *arrays, data, _member_tables(tables, member), plan.n_steps)
-            for member, arrays in enumerate(zip(run.parameters, run.slots, strict=True))
+            for member, arrays in enumerate(zip(run.parameters, run.slots, run.scales, strict=True))
         ]
         run.step += plan.n_steps
         return Report(np.array([report for report, _ in answers]), np.array([bad for _, bad in answers]))
@@ -167,6 +192,7 @@ class NativeEngine:
         run: Run,
         parameters: NDArray[Any],
         slots: NDArray[Any],
+        scale: NDArray[np.float64],
         data: NativeData,
         tables: Tables,
         n_steps: int,
@@ -176,6 +202,8 @@ class NativeEngine:
         program, height = run.program, tables.rows.shape[1]
         sharing = _sharing(program.model, height, data, n_steps, units=not gradient)
         layout, works = self.room(run, height, data)
+        if not data.sparse or layout.lines[0, HAS_DROPOUT]:  # kernels then read whole weights
+            _multiply_out(layout, parameters, scale)
         arrays = for_threads(data, sharing.n_threads)
         rules = *_cost_of(program), GRADIENT if gradient else RULES[program.rule]
         report = np.full(n_steps, np.nan)
@@ -187,7 +215,7 @@ class NativeEngine:
         exchange = zeros((2, height * layout.lines[0, OUT_PAD] if sharing.by_units else 0), program.dtype)
 
         def work(thread: int) -> None:
-            state = layout.lines, parameters, slots, arrays, tables
+            state = layout.lines, parameters, slots, scale, arrays, tables
             steps = n_steps, thread, sharing.n_threads, *rules, report
             if sharing.by_units:
                 bad[thread] = kernels.advance_by_units(*state, works[thread], exchange, barrier, *steps)
@@ -219,7 +247,7 @@ class NativeEngine:
         n_threads = min(
             data.n_threads, -(-data.n_rows // BLOCK), _worth_starting(_forward_operations(program.model, data.n_rows))
         )
-        for parameters in run.parameters:
+        for parameters in map(run.whole, range(len(run.parameters))):
             sums = np.zeros((-(-data.n_rows // BLOCK), 3))
 
             def work(thread: int, parameters: NDArray[Any] = parameters, sums: NDArray[Any] = sums) -> None:
@@ -254,11 +282,12 @@ class NativeEngine:
             n_threads = min(n_threads, available_threads(run.placement.threads))
         dtype = run.parameters[0].dtype
         answers = np.empty((len(run.parameters), n_rows, program.model.n_out), dtype)
+        whole = list(map(run.whole, range(len(run.parameters))))
         at_a_time = n_rows if n_rows <= BLOCK else max(1, FORWARD_NUMBERS // program.model.n_in)
         for start in range(0, n_rows, at_a_time):
             some = X[start : start + at_a_time]
             rows = as_kernels_read(some.toarray() if is_sparse(some) else some, dtype)
-            for member, parameters in enumerate(run.parameters):
+            for member, parameters in enumerate(whole):
                 own = answers[member, start : start + at_a_time]
                 work = functools.partial(
                     kernels.outputs,
@@ -293,8 +322,8 @@ class NativeEngine:
             np.ones((layers, KINDS, 2), dtype),
             float(data.arrays.weights.sum()),
         )
-        parameters, gradient = run.parameters[0], np.zeros((1, layout.n_parameters), dtype)
-        report, _ = self._steps(run, parameters, gradient, data, tables, steps, gradient=True)
+        parameters, gradient = run.whole(0), np.zeros((1, layout.n_parameters), dtype)
+        report, _ = self._steps(run, parameters, gradient, np.ones(1), data, tables, steps, gradient=True)
         weights = layout.unpack(parameters)
         answer = layout.unpack(gradient[0])
         penalty = 0.0
@@ -307,14 +336,18 @@ class NativeEngine:
     def snapshot(self, run: Run) -> TrainState:
         """The state as named arrays."""
         layout = run.layout
-        parameters = [layout.unpack(flat) for flat in run.parameters]
+        parameters = [layout.unpack(run.whole(member)) for member in range(len(run.parameters))]
         slots = [
             {slot: layout.unpack(flat) for slot, flat in zip(run.program.rule.slots, member, strict=True)}
             for member in run.slots
         ]
+        if any(scale[0] != 1.0 for scale in run.scales):
+            first = weights_name(0)
+            for own, flat, scale in zip(slots, run.parameters, run.scales, strict=True):
+                own[PRODUCT] = {first: layout.unpack(flat)[first], "scale": scale.copy()}
         if run.program.members is None:
             return TrainState(parameters[0], slots[0], run.step)
-        stacked = {slot: _stack([member[slot] for member in slots]) for slot in run.program.rule.slots}
+        stacked = {slot: _stack([member[slot] for member in slots]) for slot in slots[0]}
         return TrainState(_stack(parameters), stacked, run.step)
 
 
@@ -323,6 +356,27 @@ class NativeEngine:
 
 def _of(arrays: Mapping[str, NDArray[Any]], member: int | None) -> Mapping[str, NDArray[Any]]:
     return arrays if member is None else {name: array[member] for name, array in arrays.items()}
+
+
+def _multiply_out(layout: Layout, flat: NDArray[Any], scale: NDArray[np.float64]) -> None:
+    """Weights of a first layer that are kept as a product, multiplied out in place; ``scale`` is 1 then."""
+    if scale[0] != 1.0:
+        line = layout.lines[0]
+        flat[line[W_AT] : line[B_AT]] *= flat.dtype.type(scale[0])
+        scale[0] = 1.0
+
+
+def _as_product(
+    parameters: Mapping[str, NDArray[Any]], product: Mapping[str, NDArray[Any]]
+) -> tuple[float, Mapping[str, NDArray[Any]]]:
+    """The first layer's scale, and parameters to multiply by it, as the run had them whose snapshot this was; else 1."""
+    first = weights_name(0)
+    kept, scale = product.get(first), product.get("scale")
+    if kept is None or scale is None or np.shape(scale) != (1,) or np.shape(kept) != parameters[first].shape:
+        return 1.0, parameters
+    if not np.array_equal(kept * kept.dtype.type(scale[0]), parameters[first]):  # these were changed since
+        return 1.0, parameters
+    return float(scale[0]), {**parameters, first: kept}
 
 
 def _stack(members: list[dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:

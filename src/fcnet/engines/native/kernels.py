@@ -41,6 +41,7 @@ from fcnet.engines.native.rows import SPARSE_BELOW
 from fcnet.engines.native.tables import learn_table
 from fcnet.engines.native.updates import (
     BIASES,
+    SGD,
     WEIGHTS,
     add_pairs,
     gradient_of_biases,
@@ -48,6 +49,8 @@ from fcnet.engines.native.updates import (
     learn_from_groups,
     learn_lines,
     learn_sparse,
+    shrink_of,
+    shrunk,
     update,
 )
 from fcnet.engines.native.vectors import (
@@ -123,6 +126,14 @@ def _fetch_rows(data: Any, rows: Any, first: int, last: int) -> None:
 
 
 @jit()
+def _after(line: Any, data: Any, rule: int, c: Any, factors: Any, l2: Any, scale: float) -> float:
+    """What the first layer's weights are to be multiplied by after a step, see ``learn_sparse``."""
+    if rule == SGD and data.dense.shape[0] == 0 and not line[HAS_DROPOUT]:
+        return shrunk(scale * shrink_of(c, factors[0, WEIGHTS], l2))
+    return scale
+
+
+@jit()
 def _mean_cost(data: Any, batch: Any, first: int, last: int, scale: float, costs: Any) -> float:
     mean = 0.0
     for r in range(first, last):
@@ -134,19 +145,19 @@ def _mean_cost(data: Any, batch: Any, first: int, last: int, scale: float, costs
 
 
 @entry
-def advance(layout: IntMatrix, parameters: Numbers, slots: Matrix, data: Data, tables: Tables, work: Work, n_steps: int, thread: int, n_threads: int, cost: int, constants: Numbers, rule: int, costs: Doubles) -> int:  # fmt: skip
+def advance(layout: IntMatrix, parameters: Numbers, slots: Matrix, scales: Doubles, data: Data, tables: Tables, work: Work, n_steps: int, thread: int, n_threads: int, cost: int, constants: Numbers, rule: int, costs: Doubles) -> Any:  # fmt: skip
     """Steps 0 to n_steps - 1 of the tables, by one of n_threads threads that call this at the same time.
 
     Threads share out rows, then lines of weights. Returns the first step whose cost is not finite, or -1; from it on nothing is
-    changed. ``costs`` is written by thread 0.
+    changed. ``costs`` and ``scales``, one number that the first layer's weights are multiplied by, are written by thread 0.
     """
     batch = np.empty((tables.rows.shape[1], 2), np.int64)
     last_line = layout[layout.shape[0] - 1]
-    passed = ZERO
+    passed, bad, scale_of_weights = ZERO, -ONE, scales[0]
     for step in range(n_steps):
         n, scale = _read_batch(data, tables, step, batch)
         first, last = n * thread // n_threads, n * (thread + 1) // n_threads
-        forward(layout, ZERO, parameters, data, work, batch, first, last, tables.gain[step], tables.thresholds[step], tables.keys[step], thread)  # fmt: skip
+        forward(layout, ZERO, parameters, scale_of_weights, data, work, batch, first, last, tables.gain[step], tables.thresholds[step], tables.keys[step], thread)  # fmt: skip
         judge(cost, constants, last_line, data, batch, first, last, scale, work.rows, work.outcomes[thread], work.costs)
         if step + 1 < n_steps:
             _fetch_rows(data, tables.rows[step + 1], first, last)
@@ -156,17 +167,21 @@ def advance(layout: IntMatrix, parameters: Numbers, slots: Matrix, data: Data, t
         if thread == 0:
             costs[step] = mean
         if not math.isfinite(mean):
-            return step
+            bad = step
+            break
         c, l2 = tables.coefficients[step], tables.l2[step]
         if layout[0, IS_TABLE]:
             learn_table(layout[0], parameters, slots, work.rows, n, thread, n_threads, work.lines[thread], work.gradient, rule, c, tables.factors[0])  # fmt: skip
-        learn_lines(layout, ZERO, parameters, slots, data, work, batch, n, thread, n_threads, rule, c, tables.factors, l2)  # fmt: skip
+        learn_lines(layout, ZERO, parameters, slots, data, work, batch, n, thread, n_threads, rule, c, tables.factors, l2, scale_of_weights)  # fmt: skip
+        scale_of_weights = _after(layout[0], data, rule, c, tables.factors, l2, scale_of_weights)
         passed = _wait(work.barrier, passed, n_threads)
-    return -1
+    if thread == 0:
+        scales[0] = scale_of_weights
+    return bad
 
 
 @functools.partial(entry, usual=False)
-def advance_by_groups(layout: IntMatrix, parameters: Numbers, slots: Matrix, data: Data, tables: Tables, work: Work, groups: Cube, sums: DoubleMatrix, n_steps: int, thread: int, n_threads: int, cost: int, constants: Numbers, rule: int, costs: Doubles) -> Any:  # fmt: skip
+def advance_by_groups(layout: IntMatrix, parameters: Numbers, slots: Matrix, scales: Doubles, data: Data, tables: Tables, work: Work, groups: Cube, sums: DoubleMatrix, n_steps: int, thread: int, n_threads: int, cost: int, constants: Numbers, rule: int, costs: Doubles) -> Any:  # fmt: skip
     """As ``advance``, with groups of a batch's rows that the threads share out, each group with a gradient of its own.
 
     A thread keeps all parameters in arrays of its own, and updates all of them. Only gradients cross over, ``groups`` ``(2,
@@ -189,7 +204,7 @@ def advance_by_groups(layout: IntMatrix, parameters: Numbers, slots: Matrix, dat
     for step in range(n_steps):
         n, scale = _read_batch(data, tables, step, batch)
         first, last = n * first_group // n_groups, n * last_group // n_groups
-        forward(layout, ZERO, mine, data, work, batch, first, last, tables.gain[step], tables.thresholds[step], tables.keys[step], thread)  # fmt: skip
+        forward(layout, ZERO, mine, 1.0, data, work, batch, first, last, tables.gain[step], tables.thresholds[step], tables.keys[step], thread)  # fmt: skip
         judge(cost, constants, last_line, data, batch, first, last, scale, work.rows, work.outcomes[thread], work.costs)
         if step + 1 < n_steps:
             _fetch_rows(data, tables.rows[step + 1], first, last)
@@ -219,7 +234,7 @@ def advance_by_groups(layout: IntMatrix, parameters: Numbers, slots: Matrix, dat
 
 
 @functools.partial(entry, usual=False)
-def advance_by_units(layout: IntMatrix, parameters: Numbers, slots: Matrix, data: Data, tables: Tables, work: Work, exchange: Matrix, barrier: Ints, n_steps: int, thread: int, n_threads: int, cost: int, constants: Numbers, rule: int, costs: Doubles) -> Any:  # fmt: skip
+def advance_by_units(layout: IntMatrix, parameters: Numbers, slots: Matrix, scales: Doubles, data: Data, tables: Tables, work: Work, exchange: Matrix, barrier: Ints, n_steps: int, thread: int, n_threads: int, cost: int, constants: Numbers, rule: int, costs: Doubles) -> Any:  # fmt: skip
     """As ``advance``, with a sparse first layer whose units the threads share out, each with all that follows to itself.
 
     A thread keeps its units' weights, and the whole of the later layers, in arrays of its own; ``work`` is its own too. Only
@@ -239,7 +254,7 @@ def advance_by_units(layout: IntMatrix, parameters: Numbers, slots: Matrix, data
     rows, f = work.rows, work.lines[0]
     none = rows.dtype.type(0.0)
     batch = np.empty((length, 2), np.int64)
-    passed, bad = ZERO, -ONE
+    passed, bad, scale_of_weights = ZERO, -ONE, scales[0]
     for step in range(n_steps):
         n, scale = _read_batch(data, tables, step, batch)
         c, l2 = tables.coefficients[step], tables.l2[step]
@@ -248,7 +263,18 @@ def advance_by_units(layout: IntMatrix, parameters: Numbers, slots: Matrix, data
         fill_rows(n, width, mine, b_at + first, shared, at)
         for r in range(n):
             p, q = data.splits[batch[r, 0], 0], data.splits[batch[r, 0], data.splits.shape[1] - 1]
-            add_lines(data.values, data.columns, p, q, mine, w_at, width, shared, at + r * width)
+            add_lines(
+                data.values,
+                data.columns,
+                p,
+                q,
+                rows.dtype.type(scale_of_weights),
+                mine,
+                w_at,
+                width,
+                shared,
+                at + r * width,
+            )
         for r in range(n):
             f_at = line[F_AT] + r * out_pad + first
             activate(line[ACTIVATION], shared[at + r * width : at + (r + 1) * width], rows[f_at : f_at + width])
@@ -262,7 +288,7 @@ def advance_by_units(layout: IntMatrix, parameters: Numbers, slots: Matrix, data
             for r in range(n):
                 for j in range(v - u):
                     rows[line[A_AT] + r * out_pad + u + j] = shared[u * length + r * (v - u) + j]
-        forward(layout, ONE, mine, data, work, batch, ZERO, n, tables.gain[step], tables.thresholds[step], tables.keys[step], ZERO)  # fmt: skip
+        forward(layout, ONE, mine, 1.0, data, work, batch, ZERO, n, tables.gain[step], tables.thresholds[step], tables.keys[step], ZERO)  # fmt: skip
         judge(cost, constants, last_line, data, batch, ZERO, n, scale, rows, work.outcomes[0], work.costs)
         mean = _mean_cost(data, batch, ZERO, n, scale, work.costs)
         if thread == 0:
@@ -271,10 +297,13 @@ def advance_by_units(layout: IntMatrix, parameters: Numbers, slots: Matrix, data
             bad = step
             break
         backward(layout, mine, rows, n, ZERO, n)
-        learn_lines(layout, ONE, mine, my_slots, data, work, batch, n, ZERO, ONE, rule, c, tables.factors, l2)  # fmt: skip
+        learn_lines(layout, ONE, mine, my_slots, data, work, batch, n, ZERO, ONE, rule, c, tables.factors, l2, 1.0)  # fmt: skip
         gradient_of_biases(line, rows, ZERO, n, f[:out_pad])
         update(rule, mine[b_at : b_at + out_pad], f[:out_pad], my_slots, b_at, c, tables.factors[0, BIASES], none)
-        learn_sparse(w_at, width, line[D_AT] + first, out_pad, ZERO, data.splits.shape[1] - 1, mine, my_slots, data, work, batch, n, rule, c, tables.factors[0, WEIGHTS], l2)  # fmt: skip
+        learn_sparse(w_at, width, line[D_AT] + first, out_pad, ZERO, data.splits.shape[1] - 1, mine, my_slots, data, work, batch, n, rule, c, tables.factors[0, WEIGHTS], l2, scale_of_weights)  # fmt: skip
+        scale_of_weights = _after(line, data, rule, c, tables.factors, l2, scale_of_weights)
+    if thread == 0:
+        scales[0] = scale_of_weights
     _put_back(line, first, last, thread, mine, parameters)
     for k in range(slots.shape[0]):
         _put_back(line, first, last, thread, my_slots[k], slots[k])
@@ -363,7 +392,7 @@ def outputs(layout: IntMatrix, n_row_numbers: int, height: int, parameters: Numb
                 splits[r, 1] = p
             dense = block[:0]
         data = Data(dense, values, columns, splits, labels, targets, weights)
-        forward(layout, ZERO, parameters, data, work, batch, ZERO, n, gain, thresholds, keys, ZERO)
+        forward(layout, ZERO, parameters, 1.0, data, work, batch, ZERO, n, gain, thresholds, keys, ZERO)
         for r in range(n):
             at, f_at = line[A_AT] + r * line[OUT_PAD], line[F_AT] + r * line[OUT_PAD]
             z = rows[at : at + line[N_OUT]]
@@ -392,7 +421,7 @@ def evaluate(layout: IntMatrix, parameters: Numbers, data: Data, work: Work, fir
     batch = np.empty((n, 2), np.int64)
     for r in range(n):
         batch[r, 0] = first + r
-    forward(layout, ZERO, parameters, data, work, batch, ZERO, n, gain, thresholds, keys, ZERO)
+    forward(layout, ZERO, parameters, 1.0, data, work, batch, ZERO, n, gain, thresholds, keys, ZERO)
     line = layout[layers - 1]
     judge(cost, constants, line, data, batch, ZERO, n, 1.0, work.rows, work.outcomes[0], work.costs)
     sums[:] = 0.0

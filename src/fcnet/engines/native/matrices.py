@@ -149,36 +149,36 @@ scatter_1, scatter_2, scatter_3, scatter_4, scatter_5, scatter_6, scatter_7, sca
 
 
 @jit()
-def add_lines(values: Any, columns: Any, start: int, stop: int, w: Any, w_at: int, n: int, z: Any, z_at: int) -> None:
-    """z += values . W over a row's nonzero numbers; W has rows of n numbers."""
+def add_lines(values: Any, columns: Any, start: int, stop: int, factor: Any, w: Any, w_at: int, n: int, z: Any, z_at: int) -> None:  # fmt: skip
+    """z += factor * values . W over a row's nonzero numbers; W has rows of n numbers."""
     lanes = VECTOR_BYTES // values.itemsize
     if n > SPARSE_VECTORS * lanes:  # rows too wide for the registers are read whole, as memory likes it
         while start + 4 <= stop:
-            blend_four(n, values, columns, start, w, w_at, z, z_at)
+            blend_four(n, values, columns, start, factor, w, w_at, z, z_at)
             start += 4
         while start < stop:
-            blend_one(n, values, columns, start, w, w_at, z, z_at)
+            blend_one(n, values, columns, start, factor, w, w_at, z, z_at)
             start += 1
         return
     j = 0
     while j < n:
         v = min(SPARSE_VECTORS, (n - j) // lanes)
         if v == 8:
-            gather_8(values, columns, start, stop, w, w_at + j, n, z, z_at + j)
+            gather_8(values, columns, start, stop, factor, w, w_at + j, n, z, z_at + j)
         elif v == 7:
-            gather_7(values, columns, start, stop, w, w_at + j, n, z, z_at + j)
+            gather_7(values, columns, start, stop, factor, w, w_at + j, n, z, z_at + j)
         elif v == 6:
-            gather_6(values, columns, start, stop, w, w_at + j, n, z, z_at + j)
+            gather_6(values, columns, start, stop, factor, w, w_at + j, n, z, z_at + j)
         elif v == 5:
-            gather_5(values, columns, start, stop, w, w_at + j, n, z, z_at + j)
+            gather_5(values, columns, start, stop, factor, w, w_at + j, n, z, z_at + j)
         elif v == 4:
-            gather_4(values, columns, start, stop, w, w_at + j, n, z, z_at + j)
+            gather_4(values, columns, start, stop, factor, w, w_at + j, n, z, z_at + j)
         elif v == 3:
-            gather_3(values, columns, start, stop, w, w_at + j, n, z, z_at + j)
+            gather_3(values, columns, start, stop, factor, w, w_at + j, n, z, z_at + j)
         elif v == 2:
-            gather_2(values, columns, start, stop, w, w_at + j, n, z, z_at + j)
+            gather_2(values, columns, start, stop, factor, w, w_at + j, n, z, z_at + j)
         else:
-            gather_1(values, columns, start, stop, w, w_at + j, n, z, z_at + j)
+            gather_1(values, columns, start, stop, factor, w, w_at + j, n, z, z_at + j)
         j += v * lanes
 
 

@@ -36,8 +36,10 @@ TURN_ROWS = 128
 
 
 @kernel
-def forward(layout: IntMatrix, start: int, parameters: Numbers, data: Data, work: Work, batch: IntMatrix, first: int, last: int, gain: Numbers, thresholds: Words, keys: WordMatrix, thread: int) -> None:  # fmt: skip
+def forward(layout: IntMatrix, start: int, parameters: Numbers, scale: float, data: Data, work: Work, batch: IntMatrix, first: int, last: int, gain: Numbers, thresholds: Words, keys: WordMatrix, thread: int) -> None:  # fmt: skip
     """Rows ``first`` to ``last`` of a batch through layers ``start`` on: outputs, derivatives, the last weighted inputs.
+
+    The weights of a first layer that reads lists are ``scale`` times what stands in ``parameters``, see ``updates.learn_sparse``.
 
     ``batch`` is ``(n, 2)``: the row of the data, and the position in the batch that its masks are drawn for.
     """
@@ -88,13 +90,26 @@ def forward(layout: IntMatrix, start: int, parameters: Numbers, data: Data, work
                 row = batch[r, 0]
                 start, stop = data.splits[row, 0], data.splits[row, data.splits.shape[1] - 1]
                 at = line[A_AT] + r * out_pad
-                add_lines(data.values, data.columns, start, stop, parameters, line[W_AT], out_pad, rows, at)
+                add_lines(
+                    data.values,
+                    data.columns,
+                    start,
+                    stop,
+                    rows.dtype.type(scale),
+                    parameters,
+                    line[W_AT],
+                    out_pad,
+                    rows,
+                    at,
+                )
         else:
             m, x_at, a_at = last - first, line[IN_AT] + first * in_pad, line[A_AT] + first * out_pad
             if m == 1 and not line[TRANSPOSED]:  # one row reads no more of the weights than it needs
                 values, columns = work.values[thread], work.columns[thread]
                 stop = list_nonzeros(rows[x_at : x_at + n_in], values, columns, ZERO)
-                add_lines(values, columns, ZERO, stop, parameters, line[W_AT], out_pad, rows, a_at)
+                add_lines(
+                    values, columns, ZERO, stop, rows.dtype.type(1.0), parameters, line[W_AT], out_pad, rows, a_at
+                )
             elif line[TRANSPOSED]:
                 multiply_nt(m, n_out, in_pad, rows, x_at, in_pad, parameters, line[W_AT], in_pad, rows, a_at, out_pad)
             else:

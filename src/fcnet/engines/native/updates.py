@@ -43,6 +43,8 @@ TILE_NUMBERS = 4096
 """About so many numbers of a gradient are summed and used at a time."""
 GATHERED_LINES, GATHERED_NUMBERS = 24, 1 << 16
 """At least so many lines, and about so many numbers, where lines are so long that products gather panels of them."""
+LEAST_SCALE = 2.0**-10
+"""Where a scale falls below this, the weights are multiplied by it, and it is 1 again."""
 
 
 @functools.partial(kernel, fastmath=False)  # each number is rounded alike, whichever part of a vector loop does it
@@ -130,28 +132,47 @@ def gradient_of_rows(layout: IntMatrix, rows: Numbers, first: int, n: int, g: Nu
         _of_lines(line, rows, first, n, ZERO, _n_lines(line), g, line[W_AT])
 
 
+# --- Weights as a product ---------------------------------------------------------------------------------------------
+
+
+@jit()
+def shrink_of(c: Any, factors: Any, l2: Any) -> float:
+    """What an L2 penalty multiplies weights by in a step of plain SGD."""
+    return 1.0 - float(c[0]) * float(factors[0]) * float(l2)
+
+
+@jit()
+def shrunk(after: float) -> float:
+    """The scale after a step: 1 where it got so small that the weights were multiplied by it."""
+    return after if after >= LEAST_SCALE else 1.0
+
+
 # --- Learning ---------------------------------------------------------------------------------------------------------
 
 
 @kernel
-def learn_sparse(w_at: int, width: int, d_at: int, d_row: int, first: int, last: int, parameters: Numbers, slots: Matrix, data: Data, work: Work, batch: IntMatrix, n: int, rule: int, c: Numbers, factors: Numbers, l2: Number) -> None:  # fmt: skip
+def learn_sparse(w_at: int, width: int, d_at: int, d_row: int, first: int, last: int, parameters: Numbers, slots: Matrix, data: Data, work: Work, batch: IntMatrix, n: int, rule: int, c: Numbers, factors: Numbers, l2: Number, scale: float) -> None:  # fmt: skip
     """The first layer's weights, from rows as lists of nonzero numbers: the inputs of threads ``first`` to ``last``.
 
-    The weights begin at w_at, with lines of ``width`` numbers; row r's errors at d_at + r * d_row.
+    The weights begin at w_at, with lines of ``width`` numbers; row r's errors at d_at + r * d_row. What stands there is divided by
+    ``scale``: with plain SGD an L2 penalty shrinks all weights alike, so that ``scale`` shrinks in their place, see ``shrunk``, and
+    lines of inputs that are zero need not be touched.
     """
     cuts = data.splits[data.splits.shape[0] - 1]
     begin, end = cuts[first] * width, cuts[last] * width
     at, w = w_at + begin, parameters[w_at + begin : w_at + end]
     direct = rule == SGD  # the lines of inputs that are zero learn nothing, and are left alone
-    into, into_at, factor = (
-        (parameters, w_at, -c[0] * factors[0]) if direct else (work.gradient, ZERO, c.dtype.type(1.0))
-    )
-    if not direct:
+    into, into_at, factor = (parameters, w_at, -c[0] * factors[0]) if direct else (work.gradient, ZERO, c[0])
+    if direct:
+        after = scale * shrink_of(c, factors, l2)
+        if after < LEAST_SCALE:
+            whole = c.dtype.type(after)
+            for j in range(end - begin):
+                w[j] *= whole
+        factor = c.dtype.type(factor / shrunk(after))
+    else:
+        factor = c.dtype.type(1.0)
         into[begin:end] = c.dtype.type(0.0)
-    elif l2 != 0:
-        shrink = c.dtype.type(1.0) - c[0] * factors[0] * l2
-        for j in range(end - begin):
-            w[j] *= shrink
     for r in range(n):
         p, q = data.splits[batch[r, 0], first], data.splits[batch[r, 0], last]
         change_lines(data.values, data.columns, p, q, factor, work.rows, d_at + r * d_row, into, into_at, width)
@@ -160,7 +181,7 @@ def learn_sparse(w_at: int, width: int, d_at: int, d_row: int, first: int, last:
 
 
 @kernel
-def learn_lines(layout: IntMatrix, start: int, parameters: Numbers, slots: Matrix, data: Data, work: Work, batch: IntMatrix, n: int, thread: int, n_threads: int, rule: int, c: Numbers, factors: Cube, l2: Number) -> None:  # fmt: skip
+def learn_lines(layout: IntMatrix, start: int, parameters: Numbers, slots: Matrix, data: Data, work: Work, batch: IntMatrix, n: int, thread: int, n_threads: int, rule: int, c: Numbers, factors: Cube, l2: Number, scale: float) -> None:  # fmt: skip
     """One thread's lines of the weights of layers ``start`` on: their gradient over the batch's n rows, and their update.
 
     A few lines at a time, so that the gradient never leaves the cache.
@@ -182,7 +203,7 @@ def learn_lines(layout: IntMatrix, start: int, parameters: Numbers, slots: Matri
             gradient_of_biases(line, rows, ZERO, n, g)
             update(rule, parameters[at:end], g, slots, at, c, factors[layer, BIASES], none)
         if layer == 0 and data.dense.shape[0] == 0 and not line[HAS_DROPOUT]:
-            learn_sparse(line[W_AT], line[OUT_PAD], line[D_AT], line[OUT_PAD], thread, thread + 1, parameters, slots, data, work, batch, n, rule, c, factors[layer, WEIGHTS], l2)  # fmt: skip
+            learn_sparse(line[W_AT], line[OUT_PAD], line[D_AT], line[OUT_PAD], thread, thread + 1, parameters, slots, data, work, batch, n, rule, c, factors[layer, WEIGHTS], l2, scale)  # fmt: skip
             continue
         n_lines, width = _n_lines(line), _width(line)
         first, last = n_lines * thread // n_threads, n_lines * (thread + 1) // n_threads

@@ -195,22 +195,22 @@ def _tile_nt(rows: int, columns: int) -> Any:
 
 def _gather(vectors: int) -> Any:
     @intrinsic
-    def gather(typing: Any, values: Any, columns: Any, start: Any, stop: Any, w: Any, w_at: Any, w_row: Any, z: Any, z_at: Any) -> Any:  # fmt: skip
-        """z += sum over p in [start, stop) of values[p] * W[columns[p]], for ``vectors`` vectors of each row of W."""
+    def gather(typing: Any, values: Any, columns: Any, start: Any, stop: Any, factor: Any, w: Any, w_at: Any, w_row: Any, z: Any, z_at: Any) -> Any:  # fmt: skip
+        """z += sum over p in [start, stop) of factor * values[p] * W[columns[p]], for ``vectors`` vectors of each row of W."""
         i8 = types.int64
-        signature = types.void(values, columns, i8, i8, w, i8, i8, z, i8)
+        signature = types.void(values, columns, i8, i8, values.dtype, w, i8, i8, z, i8)
 
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            values, columns, start, stop, w, w_at, w_row, z, z_at = args
+            values, columns, start, stop, factor, w, w_at, w_row, z, z_at = args
             code = _Code(context, builder, signature.args[0])
             zero = ir.Constant(_INT, 0)
             values = code.pointer(signature.args[0], values, zero)
             columns = code.pointer(signature.args[1], columns, zero)
-            w = code.pointer(signature.args[4], w, w_at)
-            z = code.pointer(signature.args[7], z, z_at)
+            w = code.pointer(signature.args[5], w, w_at)
+            z = code.pointer(signature.args[8], z, z_at)
 
             def body(p: Any, sums: Sequence[Any]) -> list[Any]:
-                x = code.splat(builder.load(code.at(values, p)))
+                x = code.splat(builder.fmul(factor, builder.load(code.at(values, p))))
                 column = builder.sext(builder.load(code.at(columns, p)), _INT)
                 line = code.at(w, (column, w_row))
                 return [code.fma(x, code.load(code.at(line, v * code.lanes)), sums[v]) for v in range(vectors)]
@@ -263,19 +263,21 @@ def _scatter(vectors: int) -> Any:
 
 def _blend(lines: int) -> Any:
     @intrinsic
-    def blend(typing: Any, n: Any, values: Any, columns: Any, start: Any, w: Any, w_at: Any, z: Any, z_at: Any) -> Any:
-        """z += sum over the ``lines`` p from start on of values[p] * W[columns[p]], rows of n numbers, read in their order."""
+    def blend(
+        typing: Any, n: Any, values: Any, columns: Any, start: Any, factor: Any, w: Any, w_at: Any, z: Any, z_at: Any
+    ) -> Any:
+        """z += sum over the ``lines`` p from start on of factor * values[p] * W[columns[p]], rows of n numbers, read in their order."""
         i8 = types.int64
-        signature = types.void(i8, values, columns, i8, w, i8, z, i8)
+        signature = types.void(i8, values, columns, i8, values.dtype, w, i8, z, i8)
 
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            n, values, columns, start, w, w_at, z, z_at = args
+            n, values, columns, start, factor, w, w_at, z, z_at = args
             code = _Code(context, builder, signature.args[1])
             values = code.pointer(signature.args[1], values, start)
             columns = code.pointer(signature.args[2], columns, start)
-            w = code.pointer(signature.args[4], w, w_at)
-            z = code.pointer(signature.args[6], z, z_at)
-            xs = [code.splat(builder.load(code.at(values, p))) for p in range(lines)]
+            w = code.pointer(signature.args[5], w, w_at)
+            z = code.pointer(signature.args[7], z, z_at)
+            xs = [code.splat(builder.fmul(factor, builder.load(code.at(values, p)))) for p in range(lines)]
             rows = [code.at(w, (builder.sext(builder.load(code.at(columns, p)), _INT), n)) for p in range(lines)]
 
             def body(j: Any, _: Sequence[Any]) -> list[Any]:

@@ -113,7 +113,8 @@ class XlaEngine:
         with precision(program):
             # Copied, not viewed: the buffers are donated to the first chunk.
             put = functools.partial(jax.device_put, device=everywhere(placement), may_alias=False)
-            return Run(program, placement, put(state.parameters), put(state.slots), state.step)
+            slots = {slot: state.slots[slot] for slot in program.rule.slots}
+            return Run(program, placement, put(state.parameters), put(slots), state.step)
 
     def replace(self, run: Run, parameters: Mapping[str, NDArray[Any]]) -> None:
         """Put other parameters in the place of a run's."""
