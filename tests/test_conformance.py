@@ -41,7 +41,7 @@ from fcnet.costs import (
     quantile,
 )
 from fcnet.data.arrays import Part
-from fcnet.engines.contract import PRECISIONS, Placement, Plan, Program, Report, TrainState, initial_state
+from fcnet.engines.contract import OWN_SLOT, PRECISIONS, Placement, Plan, Program, Report, TrainState, initial_state
 from fcnet.engines.native import engine as native
 from fcnet.engines.native.engine import NativeEngine
 from fcnet.engines.native.updates import LEAST_SCALE
@@ -250,7 +250,7 @@ def assert_agrees(engine: Any, case: Case, dtype: str, part: Part | None = None)
     assert all(array.dtype == dtype for array in state.parameters.values())
     assert worst(state.parameters, parameters) < TOLERANCE[dtype]
     assert worst({"costs": report.costs}, {"costs": costs}) < TOLERANCE[dtype]
-    assert state.slots.keys() - {native.PRODUCT} == slots.keys()
+    assert state.slots.keys() - {OWN_SLOT} == slots.keys()
     for slot, arrays in slots.items():
         assert worst(state.slots[slot], arrays) < TOLERANCE[dtype]
 
@@ -722,7 +722,7 @@ def test_weights_kept_as_a_product(monkeypatch, dtype, batch):
                 if kept_by == "snapshot":
                     run = engine.start(program, engine.snapshot(run), Placement("cpu", threads=2))
             states.append(engine.snapshot(run))
-    (scale,) = states[0].slots[native.PRODUCT]["scale"]
+    (scale,) = states[0].slots[OWN_SLOT]["scale"]
     assert LEAST_SCALE <= scale < 1.0
     assert worst(states[0].parameters, parameters) < TOLERANCE[dtype]
     for state in states[1:]:

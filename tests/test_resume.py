@@ -15,6 +15,7 @@ import pytest
 import fcnet
 from fcnet import keeper as keeping
 from fcnet import loop, training
+from fcnet.engines.contract import OWN_SLOT
 from fcnet.errors import FileError, InputError, TrainingWarning
 from fcnet.history import Observer
 from fcnet.keeper import Every, Keeper, checkpoint_files, newest_checkpoint
@@ -177,7 +178,7 @@ def test_weights_that_are_kept_as_a_product(tmp_path, step):
 
     whole = fit(network(), **options)
     cut_at(step, tmp_path, network=network(), **options)
-    assert "product" in newest_checkpoint(tmp_path).state.slots
+    assert OWN_SLOT in newest_checkpoint(tmp_path).state.slots
     assert_same(fit(network(), resume=tmp_path, **options), whole)
 
 

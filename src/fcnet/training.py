@@ -24,7 +24,7 @@ from fcnet.checkpoint import Checkpoint
 from fcnet.costs import Cost, default_cost
 from fcnet.data.arrays import Part
 from fcnet.engines.choose import choose
-from fcnet.engines.contract import Dtype, Precision, Program, TrainState, accuracy_rule, initial_state
+from fcnet.engines.contract import OWN_SLOT, Dtype, Precision, Program, TrainState, accuracy_rule, initial_state
 from fcnet.errors import FileError, InputError, TrainingWarning, check_count, check_flag, unknown_name
 from fcnet.history import EpochRecord, History, Monitor, Observer, RunInfo
 from fcnet.judges import BestFigure
@@ -334,7 +334,7 @@ def check_resumable(resumed: Checkpoint, now: dict[str, Any], state: TrainState,
         )
     layout = lambda of: {slot: {n: (a.shape, a.dtype) for n, a in arrays.items()} for slot, arrays in of.items()}  # noqa: E731
     inside = resumed.state.step - len(resumed.history.epochs) * steps.per_epoch
-    slots = {slot: arrays for slot, arrays in resumed.state.slots.items() if slot in state.slots}
+    slots = {slot: arrays for slot, arrays in resumed.state.slots.items() if slot != OWN_SLOT}
     fits = layout({"": resumed.state.parameters, **slots}) == layout({"": state.parameters, **state.slots})
     kept = resumed.kept is None or layout({"": resumed.kept}) == layout({"": state.parameters})
     if not (fits and kept and 0 <= inside <= steps.per_epoch and resumed.history.steps_per_epoch == steps.per_epoch):

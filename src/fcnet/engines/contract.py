@@ -94,13 +94,17 @@ class Placement:
         return name if self.shards == 1 else f"{self.shards} {name}s"
 
 
+OWN_SLOT = "own"
+"""The slot for what an engine needs besides, to go on with the same bytes."""
+
+
 @dataclass
 class TrainState:
     """A training run as data, in one layout for every engine; with members, each array has a leading member axis.
 
     Attributes:
         parameters: named arrays, see ``fcnet.model``.
-        slots: for each slot of the update rule, named arrays of the parameters' shapes. An engine may add one of its own, which others
+        slots: for each slot of the update rule, named arrays of the parameters' shapes. An engine may add ``OWN_SLOT``, which others
             pass over.
         step: how many steps have been done.
     """

@@ -190,14 +190,10 @@ class TabularEstimator(BaseEstimator):
             self.__dict__.pop(passing, None)
         self._networks()  # now, since a prediction is to change no attribute
         some_rows = max(1, JUDGED_ROWS // len(judged))
-        self._judged = [
-            (
-                some.rows.frame.head(some_rows),
-                some.rows.target[:some_rows],
-                [kept.index(member) for member in some.members if member in kept],
-            )
-            for some in judged
-        ]
+        self._judged = []
+        for some in judged:
+            if members := [kept.index(member) for member in some.members if member in kept]:
+                self._judged.append((some.rows.frame.head(some_rows), some.rows.target[:some_rows], members))
         return mixed(share), target, weights
 
     def _by_view(

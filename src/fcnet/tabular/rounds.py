@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     import polars
 
 SHARES = np.linspace(0.0, 1.0, 11)
+"""Of the second view in the answer: the ones that are weighed against each other."""
 LEAST_SHARE = 0.05
+"""A view with a smaller share has none."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from fcnet import counters
 from fcnet.activations import softmax
 from fcnet.data.arrays import Part, Rows, is_sparse
-from fcnet.engines.contract import Metrics, Placement, Plan, Program, Report, TrainState, accuracy_rule
+from fcnet.engines.contract import OWN_SLOT, Metrics, Placement, Plan, Program, Report, TrainState, accuracy_rule
 from fcnet.engines.native import ahead, kernels
 from fcnet.engines.native.costs import CODES, ROWS, constants_of
 from fcnet.engines.native.elementary import ACTIVATIONS
@@ -68,8 +68,6 @@ UNITS_SHARE = 3.0
 """Threads own units where the first layer has so many times the operations of the others, which each thread repeats."""
 WAVE_OPERATIONS = 40
 """About so many operations the cosine of a wave takes."""
-PRODUCT = "product"
-"""The slot of a snapshot with what ``Run.scales`` are to multiply, so that a run goes on with the same bytes; others pass it over."""
 GROUPS, GROUP_ROWS = 4, 16
 """Groups of a batch's rows with a gradient each, and the least rows of one."""
 
@@ -145,7 +143,7 @@ class NativeEngine:
         members = [None] if program.members is None else range(program.members)
         parameters, slots, scales = [], [], []
         for member in members:
-            scale, own = _as_product(_of(state.parameters, member), _of(state.slots.get(PRODUCT, {}), member))
+            scale, own = _as_product(_of(state.parameters, member), _of(state.slots.get(OWN_SLOT, {}), member))
             scales.append(np.array([scale]))
             parameters.append(layout.pack(own, program.dtype))
             packed = [layout.pack(_of(state.slots[slot], member), program.dtype) for slot in program.rule.slots]
@@ -344,7 +342,7 @@ class NativeEngine:
         if any(scale[0] != 1.0 for scale in run.scales):
             first = weights_name(0)
             for own, flat, scale in zip(slots, run.parameters, run.scales, strict=True):
-                own[PRODUCT] = {first: layout.unpack(flat)[first], "scale": scale.copy()}
+                own[OWN_SLOT] = {first: layout.unpack(flat)[first], "scale": scale.copy()}
         if run.program.members is None:
             return TrainState(parameters[0], slots[0], run.step)
         stacked = {slot: _stack([member[slot] for member in slots]) for slot in slots[0]}
