@@ -18,7 +18,7 @@ check: $(VENV)/.installed  ## format, lint, types, import order, tests, coverage
 	$(BIN)/python -m pytest --cov fcnet --cov-branch --cov-report term:skip-covered
 	$(BIN)/python tests/branches.py
 
-bench: $(VENV)/.installed  ## fcnet against its peers, about an hour: pip install '.[bench]' into .venv first
+bench: $(VENV)/.installed  ## fcnet against its peers, about an hour: .venv/bin/pip install -e '.[bench]' first
 	$(BIN)/python benchmarks/compare.py
 
 FUZZ_SECONDS ?= 60
