@@ -19,7 +19,9 @@ import fcnet
 from fcnet.costs import log_likelihood
 from fcnet.data.arrays import Part
 from fcnet.engines.contract import Placement, Program, initial_state
-from fcnet.engines.native import costs, engine, passes, updates
+from fcnet.engines.native import engine
+from fcnet.engines.native.codes import ADAM, constants_of
+from fcnet.engines.native.kernels import costs, passes, updates
 from fcnet.engines.native.layout import KINDS, zeros
 
 SIZES, BATCH, GROUPS = (20, 64, 64, 2), 256, 4
@@ -56,7 +58,7 @@ def gradient(n: int, s: Any) -> None:
 @numba.njit(nogil=True)
 def update(n: int, s: Any) -> None:
     for _ in range(n):
-        updates.learn_from_groups(s[0], s[1], s[2], s[13], True, s[4].lines[0], updates.ADAM, s[9], s[12], s[11])
+        updates.learn_from_groups(s[0], s[1], s[2], s[13], True, s[4].lines[0], ADAM, s[9], s[12], s[11])
 
 
 def step_arrays() -> tuple[Any, ...]:
@@ -73,9 +75,8 @@ def step_arrays() -> tuple[Any, ...]:
     layout, works = native.room(run, BATCH, data)
     batch = np.stack([np.arange(BATCH)] * 2, axis=1)
     n = len(network.layers)
-    plain = run.gain, np.zeros(n, np.uint32), np.zeros((n, 2), np.uint32)
     coefficients = optimizer.coefficients(np.array([100]), np.array([1e-6]))[0].astype("float32")
-    terms = costs.constants_of(log_likelihood, SIZES[-1], "float32")
+    terms = constants_of(log_likelihood, SIZES[-1], "float32")
     return (
         layout.lines,
         run.parameters[0],
@@ -83,7 +84,7 @@ def step_arrays() -> tuple[Any, ...]:
         data.arrays,
         works[0],
         batch,
-        *plain,
+        *run.plain,
         coefficients,
         terms,
         np.float32(0.0),

@@ -16,7 +16,8 @@ import numba
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from fcnet.engines.native import ahead, matrices
+from fcnet.engines.native import ahead
+from fcnet.engines.native.kernels import matrices
 
 ZERO, ONE = np.int64(0), np.int64(1)
 SHAPES = [(256, 64, 64), (10, 112, 784), (780, 128, 10), (780, 128, 200), (128, 1024, 1024), (1024, 1024, 128)]

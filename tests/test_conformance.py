@@ -44,7 +44,7 @@ from fcnet.data.arrays import Part
 from fcnet.engines.contract import OWN_SLOT, PRECISIONS, Placement, Plan, Program, Report, TrainState, initial_state
 from fcnet.engines.native import engine as native
 from fcnet.engines.native.engine import NativeEngine
-from fcnet.engines.native.updates import LEAST_SCALE
+from fcnet.engines.native.kernels.updates import LEAST_SCALE
 from fcnet.engines.xla import programs
 from fcnet.engines.xla.engine import XlaEngine
 from fcnet.initializers import glorot_uniform, ones, zeros

@@ -184,7 +184,10 @@ class Engine(Protocol):
     """
 
     name: str
-    description: str
+
+    @property
+    def description(self) -> str:
+        """What it is and what it runs on."""
 
     def supports(self, program: Program, placement: Placement) -> str | None:
         """None where the engine can do this; else the reason why not."""

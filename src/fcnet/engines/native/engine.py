@@ -1,17 +1,17 @@
 """The fast engine: Numba kernels on the CPU, under the engine contract.
 
-Here are its arrays and threads; the arithmetic is in ``kernels.py``. Threads are started for each call and gone after it, so
+Here are its arrays and threads; the arithmetic is in ``kernels``. Threads are started for each call and gone after it, so
 nothing of this engine survives in a forked child, and two trainings never share a pool.
 """
 
 from __future__ import annotations
 
-import functools
+import importlib.metadata
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,11 +19,14 @@ from fcnet import counters
 from fcnet.activations import softmax
 from fcnet.data.arrays import Part, Rows, is_sparse
 from fcnet.engines.contract import OWN_SLOT, Metrics, Placement, Plan, Program, Report, TrainState, accuracy_rule
-from fcnet.engines.native import ahead, kernels
-from fcnet.engines.native.costs import CODES, ROWS, constants_of
-from fcnet.engines.native.elementary import ACTIVATIONS
+from fcnet.engines.native.ahead import entry
+from fcnet.engines.native.codes import ACTIVATIONS, CODES, GRADIENT, RULES, constants_of
 from fcnet.engines.native.layout import (
     B_AT,
+    COST_ROWS,
+    GATHER_FROM,
+    GATHERED_LINES,
+    GATHERED_NUMBERS,
     HAS_DROPOUT,
     IN_PAD,
     IS_TABLE,
@@ -34,19 +37,21 @@ from fcnet.engines.native.layout import (
     N_WAVES,
     OUT_PAD,
     ROOM,
+    SUM_STEP,
     TABLE_ROWS,
+    TILE_NUMBERS,
     W_AT,
     WIDE,
+    Data,
     Layout,
     Tables,
     Work,
     ordered_factors,
     zeros,
 )
-from fcnet.engines.native.matrices import GATHER_FROM
+from fcnet.engines.native.library import Entry
 from fcnet.engines.native.rows import NativeData, as_kernels_read, density, for_threads, read_rows
 from fcnet.engines.native.threads import available_threads, in_threads
-from fcnet.engines.native.updates import GATHERED_LINES, GATHERED_NUMBERS, GRADIENT, RULES, TILE_NUMBERS
 from fcnet.layers import Layer, TableLayer
 from fcnet.model import Model, is_weights, weights_name
 
@@ -77,7 +82,7 @@ class Run:
     """A state in flat arrays, one of each for every member.
 
     Attributes:
-        gain: what layers' inputs are multiplied by at inference.
+        plain: what is done to layers' inputs at inference: what they are multiplied by, and thresholds and keys that drop nothing.
         scales: one number for each member, which its first layer's weights are to be multiplied by, see ``updates.learn_sparse``.
     """
 
@@ -86,11 +91,11 @@ class Run:
     parameters: list[NDArray[Any]]
     slots: list[NDArray[Any]]
     step: int
-    gain: NDArray[Any]
+    plain: tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
     layout: Layout
     scales: list[NDArray[np.float64]]
     works: list[Work] = field(default_factory=list)
-    forward_layouts: dict[int, Layout] = field(default_factory=dict)
+    askers: threading.local = field(default_factory=threading.local)
 
     def whole(self, member: int) -> NDArray[Any]:
         """A member's parameters, with weights that are kept as a product multiplied out."""
@@ -106,7 +111,11 @@ class NativeEngine:
     """Numba kernels on the CPU; see ``fcnet.engines.contract.Engine``."""
 
     name = "native"
-    description = f"Numba {numba.__version__}: fused loops on the CPU, fcnet's own activations"
+
+    @property
+    def description(self) -> str:
+        """What it is."""
+        return f"Numba {importlib.metadata.version('numba')}: fused loops on the CPU, fcnet's own activations"
 
     def supports(self, program: Program, placement: Placement) -> str | None:
         """None where the engine can do this; else the reason why not."""
@@ -138,7 +147,6 @@ class NativeEngine:
 
     def start(self, program: Program, state: TrainState, placement: Placement) -> Run:
         """A state in flat arrays of the engine's own."""
-        ahead.prepare(program.dtype)
         layout = Layout.of(program.model, program.dtype, 1)
         members = [None] if program.members is None else range(program.members)
         parameters, slots, scales = [], [], []
@@ -149,7 +157,7 @@ class NativeEngine:
             packed = [layout.pack(_of(state.slots[slot], member), program.dtype) for slot in program.rule.slots]
             slots.append(zeros((len(packed), layout.n_parameters), program.dtype))
             slots[-1][:] = np.reshape(packed, slots[-1].shape)
-        return Run(program, placement, parameters, slots, state.step, _inference_gain(program), layout, scales)
+        return Run(program, placement, parameters, slots, state.step, _plain(program), layout, scales)
 
     def replace(self, run: Run, parameters: Mapping[str, NDArray[Any]]) -> None:
         """Put other parameters in the place of a run's."""
@@ -205,25 +213,26 @@ class NativeEngine:
         arrays = for_threads(data, sharing.n_threads)
         rules = *_cost_of(program), GRADIENT if gradient else RULES[program.rule]
         report = np.full(n_steps, np.nan)
-        bad = [-1] * sharing.n_threads
+        bad = np.full(sharing.n_threads, -1)
         barrier = works[0].barrier
         barrier[0] = 0
         groups = zeros((2, sharing.n_groups, layout.n_parameters), program.dtype)
-        sums = zeros((2, sharing.n_groups * kernels.SUM_STEP), "float64")
+        sums = zeros((2, sharing.n_groups * SUM_STEP), "float64")
         exchange = zeros((2, height * layout.lines[0, OUT_PAD] if sharing.by_units else 0), program.dtype)
 
         def work(thread: int) -> None:
             state = layout.lines, parameters, slots, scale, arrays, tables
-            steps = n_steps, thread, sharing.n_threads, *rules, report
+            steps = n_steps, thread, sharing.n_threads, *rules, report, bad
+            own = () if sharing.shares_memory else (zeros((1 + len(slots), layout.n_parameters), program.dtype),)
             if sharing.by_units:
-                bad[thread] = kernels.advance_by_units(*state, works[thread], exchange, barrier, *steps)
+                entry("steps.advance_by_units", program.dtype)(*state, works[thread], *own, exchange, barrier, *steps)
             elif sharing.n_groups:
-                bad[thread] = kernels.advance_by_groups(*state, works[0], groups, sums, *steps)
+                entry("steps.advance_by_groups", program.dtype)(*state, works[0], *own, groups, sums, *steps)
             else:
-                bad[thread] = kernels.advance(*state, works[0], *steps)
+                entry("steps.advance", program.dtype)(*state, works[0], *steps)
 
         in_threads(sharing.n_threads, work)
-        return report, bad[0]
+        return report, int(bad[0])
 
     def room(self, run: Run, height: int, data: NativeData) -> tuple[Layout, list[Work]]:
         """The layout and the arrays for batches of a height, and for rows as the data's; kept, and made anew for more."""
@@ -240,7 +249,7 @@ class NativeEngine:
         program = run.program
         rule = accuracy_rule(program, data.kind)
         layout, works = self.room(run, BLOCK, data)
-        cost_and_constants = _cost_of(program)
+        cost_and_constants, judge = _cost_of(program), entry("steps.evaluate", program.dtype)
         answers = []
         n_threads = min(
             data.n_threads, -(-data.n_rows // BLOCK), _worth_starting(_forward_operations(program.model, data.n_rows))
@@ -249,19 +258,8 @@ class NativeEngine:
             sums = np.zeros((-(-data.n_rows // BLOCK), 3))
 
             def work(thread: int, parameters: NDArray[Any] = parameters, sums: NDArray[Any] = sums) -> None:
-                for block in range(thread, len(sums), n_threads):
-                    kernels.evaluate(
-                        layout.lines,
-                        parameters,
-                        data.arrays,
-                        works[thread],
-                        block * BLOCK,
-                        min(data.n_rows, (block + 1) * BLOCK),
-                        run.gain,
-                        *cost_and_constants,
-                        rule == "threshold",
-                        sums[block],
-                    )
+                arrays = layout.lines, parameters, data.arrays, works[thread], *run.plain, *cost_and_constants
+                judge(*arrays, rule == "threshold", BLOCK, n_threads, thread, sums)
 
             in_threads(n_threads, work)
             cost, right, weight = sums.sum(axis=0)
@@ -272,9 +270,6 @@ class NativeEngine:
         """Outputs for rows without dropout."""
         program, n_rows = run.program, X.shape[0]
         height = min(BLOCK, 1 << (n_rows - 1).bit_length())
-        layout = run.forward_layouts.get(height)
-        if layout is None:
-            layout = run.forward_layouts[height] = Layout.of(program.model, program.dtype, height)
         n_threads = min(-(-n_rows // BLOCK), _worth_starting(_forward_operations(program.model, n_rows)))
         if n_threads > 1:
             n_threads = min(n_threads, available_threads(run.placement.threads))
@@ -287,19 +282,37 @@ class NativeEngine:
             rows = as_kernels_read(some.toarray() if is_sparse(some) else some, dtype)
             for member, parameters in enumerate(whole):
                 own = answers[member, start : start + at_a_time]
-                work = functools.partial(
-                    kernels.outputs,
-                    layout.lines,
-                    layout.n_row_numbers,
-                    height,
-                    parameters,
-                    rows,
-                    run.gain,
-                    own,
-                    n_threads,
-                )
+
+                def work(
+                    thread: int,
+                    parameters: NDArray[Any] = parameters,
+                    rows: NDArray[Any] = rows,
+                    own: NDArray[Any] = own,
+                ) -> None:
+                    self._asker(run, height)(parameters, rows, own, n_threads, thread)
+
                 in_threads(n_threads, work)
         return answers[0] if program.members is None else answers
+
+    def _asker(self, run: Run, height: int) -> Entry:
+        """The kernel for rows' outputs, with what it computes in: made once for each thread, so that threads may ask at a time."""
+        known: dict[Any, Entry] = run.askers.__dict__
+        if height not in known:
+            program, dtype = run.program, run.program.dtype
+            layout = Layout.of(program.model, dtype, height)
+            numbers = height * program.model.n_in + ROOM
+            lists = Data(
+                zeros((0, 1), dtype),
+                zeros(numbers, dtype),
+                zeros(numbers, "int32"),
+                zeros((height + 1, 2), "int64"),
+                zeros(0, "int32"),
+                zeros((0, 1), dtype),
+                zeros(0, "float64"),
+            )
+            work = _work(layout, dtype, 1, 0)
+            known[height] = entry("steps.outputs", dtype).bind(layout.lines, work, lists, *run.plain)
+        return known[height]
 
     def cost_and_gradient(self, run: Run, data: NativeData, l2: float = 0.0) -> tuple[float, dict[str, NDArray[Any]]]:
         """Mean cost without dropout + 0.5 * l2 * sum(w^2), and its gradient."""
@@ -314,7 +327,7 @@ class NativeEngine:
             rows.reshape(steps, height),
             np.zeros((steps, 1), dtype),
             np.zeros(steps, dtype),
-            np.tile(run.gain, (steps, 1)),
+            np.tile(run.plain[0], (steps, 1)),
             np.zeros((steps, layers), np.uint32),
             np.zeros((steps, layers, 2), np.uint32),
             np.ones((layers, KINDS, 2), dtype),
@@ -386,11 +399,12 @@ def _member_tables(tables: Tables, member: int) -> Tables:
     return Tables(*(array[member] for array in arrays), total)  # type: ignore[call-arg]
 
 
-def _inference_gain(program: Program) -> NDArray[Any]:
-    """What each layer's input is multiplied by without dropout."""
+def _plain(program: Program) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """What is done to each layer's input without dropout, see ``Run``."""
     model = program.model
     scaled = model.dropout_scaling == "inference"
-    return np.array([1.0 - layer.p_dropout if scaled else 1.0 for layer in model.layers], program.dtype)
+    gain = [1.0 - layer.p_dropout if scaled else 1.0 for layer in model.layers]
+    return np.array(gain, program.dtype), np.zeros(len(gain), np.uint32), np.zeros((len(gain), 2), np.uint32)
 
 
 def _cost_of(program: Program) -> tuple[int, NDArray[Any]]:
@@ -423,7 +437,8 @@ def _work(layout: Layout, dtype: str, n_threads: int, gradient: int) -> Work:
         values=zeros((n_threads, widest + ROOM), dtype),
         columns=zeros((n_threads, widest + ROOM), "int32"),
         gradient=zeros(gradient, dtype),
-        outcomes=zeros((n_threads, 5, ROWS * layout.lines[-1, N_OUT]), dtype),
+        outcomes=zeros((n_threads, 5, COST_ROWS * layout.lines[-1, N_OUT]), dtype),
+        batch=zeros((n_threads, layout.height, 2), "int64"),
         costs=zeros(layout.height, "float64"),
         barrier=zeros(8, "int64"),
     )
@@ -434,11 +449,16 @@ def _work(layout: Layout, dtype: str, n_threads: int, gradient: int) -> Work:
 
 @dataclass(frozen=True)
 class _Sharing:
-    """How threads share out a step: see ``kernels.advance`` and ``kernels.advance_by_units``."""
+    """How threads share out a step: see ``kernels.steps``."""
 
     n_threads: int
     n_groups: int = 0
     by_units: bool = False
+
+    @property
+    def shares_memory(self) -> bool:
+        """Whether threads change the same parameters, and not each its own."""
+        return not self.by_units and not self.n_groups
 
 
 def _sharing(model: Model, height: int, data: NativeData, n_steps: int, units: bool = True) -> _Sharing:

@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fcnet.engines.native.elementary import ACTIVATIONS
-from fcnet.engines.native.linking import (
+from fcnet.engines.native.codes import ACTIVATIONS
+from fcnet.engines.native.hints import (
     Cube,
     Doubles,
     Int32Matrix,
+    IntCube,
     IntMatrix,
     Ints,
     Ints32,
@@ -27,7 +28,7 @@ from fcnet.engines.native.linking import (
     WordCube,
     WordMatrix,
 )
-from fcnet.engines.native.vectors import CACHE_LINE, VECTOR_BYTES, padded
+from fcnet.engines.native.processor import CACHE_LINE, VECTOR_BYTES, padded
 from fcnet.layers import TableLayer
 from fcnet.model import Model, array_name
 
@@ -56,6 +57,18 @@ PLACES = {
 """Where the line of a layer says that each of its arrays lies."""
 TABLE_ROWS = 64
 """Rows of one column whose waves are computed at a time."""
+COST_ROWS = 64
+"""Rows whose cost is computed at a time."""
+GATHER_FROM = 512
+"""From where on two lines of a matrix lie so many numbers apart that they share a few places of the cache: products gather panels."""
+TILE_NUMBERS = 4096
+"""About so many numbers of a gradient are summed and used at a time."""
+GATHERED_LINES, GATHERED_NUMBERS = 24, 1 << 16
+"""At least so many lines, and about so many numbers, where lines are so long that products gather panels of them."""
+SUM_STEP = 8
+"""Sums that threads write for each other lie so many float64 numbers apart, each on a line of the cache."""
+SPARSE_BELOW = 0.3
+"""Rows with a smaller share of nonzero numbers are read as lists of them."""
 
 
 TRANSPOSED_BELOW = 32
@@ -97,7 +110,8 @@ class Work(NamedTuple):
     values: Matrix  # (n_threads, widest): nonzero numbers of a row
     columns: Int32Matrix  # (n_threads, widest): their columns
     gradient: Numbers  # the first layer's whole gradient where its data is sparse; else empty
-    outcomes: Cube  # (n_threads, 5, ROWS * n_out): see ``costs.judge``
+    outcomes: Cube  # (n_threads, 5, COST_ROWS * n_out): see ``costs.judge``
+    batch: IntCube  # (n_threads, batch, 2): of each row, which one of the data it is, and its position in the plan
     costs: Doubles  # (batch,): the cost of each row
     barrier: Ints  # how often a thread has arrived
 

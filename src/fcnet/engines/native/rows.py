@@ -10,12 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnet.data.arrays import Part, Rows, TargetKind, is_sparse
-from fcnet.engines.native.layout import ROOM, Data
-from fcnet.engines.native.linking import IntMatrix, Ints, Ints32, Matrix, Numbers, entry
-from fcnet.engines.native.matrices import list_nonzeros
-
-SPARSE_BELOW = 0.3
-"""Rows with a smaller share of nonzero numbers are read as lists of them."""
+from fcnet.engines.native.ahead import entry
+from fcnet.engines.native.layout import ROOM, SPARSE_BELOW, Data
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,17 +74,19 @@ def _rows(X: Rows, dtype: str, n_threads: int, dropped: bool) -> tuple[NDArray[A
     else:
         dense = as_kernels_read(X, dtype)
         starts = np.zeros(len(dense) + 1, np.int64)
-        count_nonzeros(dense, starts[1:])
+        entry("lists.count_nonzeros", dtype)(dense, starts[1:])
         np.cumsum(starts, out=starts)
         if dropped or starts[-1] >= SPARSE_BELOW * dense.size:
             return dense, *none
         values, columns = np.empty(starts[-1] + ROOM, dtype), np.empty(starts[-1] + ROOM, np.int32)
-        nonzero_lists(dense, starts, values, columns)
+        entry("lists.nonzero_lists", dtype)(dense, starts, values, columns)
         values, columns = values[:-ROOM], columns[:-ROOM]
-    return np.zeros((0, 1), dtype), values, columns, _splits(columns, starts, X.shape[1], n_threads)
+    return np.zeros((0, 1), dtype), values, columns, _splits(columns, starts, X.shape[1], n_threads, dtype)
 
 
-def _splits(columns: NDArray[np.int32], starts: NDArray[np.int64], n_in: int, n_threads: int) -> NDArray[np.int64]:
+def _splits(
+    columns: NDArray[np.int32], starts: NDArray[np.int64], n_in: int, n_threads: int, dtype: str
+) -> NDArray[np.int64]:
     """Where each thread's columns start and end in each row's list; the last line holds the threads' columns.
 
     Each thread has columns of about as many nonzero numbers.
@@ -97,7 +95,7 @@ def _splits(columns: NDArray[np.int32], starts: NDArray[np.int64], n_in: int, n_
     cuts = np.searchsorted(share, np.arange(n_threads + 1) / n_threads)
     cuts[0], cuts[-1] = 0, n_in
     splits = np.empty((len(starts), n_threads + 1), np.int64)
-    split_rows(columns, starts, cuts, splits)
+    entry("lists.split_rows", dtype)(columns, starts, cuts, splits)
     splits[-1] = cuts
     return splits
 
@@ -115,31 +113,3 @@ def density(data: NativeData) -> float:
     if not data.sparse:
         return 1.0
     return len(data.arrays.values) / max(1, data.n_rows * int(data.arrays.splits[-1, -1]))
-
-
-@entry
-def count_nonzeros(dense: Matrix, counts: Ints) -> None:
-    """How many numbers of each row are not zero."""
-    for r in range(dense.shape[0]):
-        n = np.int32(0)
-        for j in range(dense.shape[1]):
-            n += np.int32(dense[r, j] != 0)
-        counts[r] = n
-
-
-@entry
-def nonzero_lists(dense: Matrix, starts: Ints, values: Numbers, columns: Ints32) -> None:
-    """Fill the lists of nonzero numbers of dense rows, each row's from its start on."""
-    for r in range(dense.shape[0]):
-        list_nonzeros(dense[r], values, columns, starts[r])
-
-
-@entry
-def split_rows(columns: Ints32, starts: Ints, cuts: Ints, splits: IntMatrix) -> None:
-    """Where each thread's columns start and end in each row's list; the lists are in order of columns."""
-    for r in range(starts.shape[0] - 1):
-        p = starts[r]
-        for thread in range(cuts.shape[0]):
-            while p < starts[r + 1] and columns[p] < cuts[thread]:
-                p += 1
-            splits[r, thread] = p

@@ -2,7 +2,7 @@
 
 Each intrinsic keeps its accumulators in registers over a loop. The matrix ones compute a tile of C = A . B; the sparse ones
 add weighted rows of a matrix. All are generic in the number type: a vector is as wide as this machine's registers.
-Arrays are flat, and come with an offset in numbers; rows are padded to whole vectors (``padded``), so no tail is ever needed.
+Arrays are flat, and come with an offset in numbers; rows are padded to whole vectors (``processor.padded``), so no tail is ever needed.
 """
 
 from __future__ import annotations
@@ -10,35 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import llvmlite.binding
-import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
+from numba.np.arrayobj import populate_array
 
-_FEATURES = llvmlite.binding.get_host_cpu_features()
-VECTOR_BYTES = 64 if _FEATURES.get("avx512f") else 32
-"""Bytes in a vector: 16 float32 numbers with AVX-512, 8 without."""
-HAS_COMPRESS = VECTOR_BYTES == 64 and bool(_FEATURES.get("avx512vl"))
-"""Whether one instruction moves chosen numbers of a vector together."""
-TILE_ROWS = 6
-"""Rows of a matrix tile: with TILE_VECTORS of 4 (or 2) they fill 24 of 32 (12 of 16) registers."""
-TILE_VECTORS = 4 if VECTOR_BYTES == 64 else 2
-"""Vectors in a row of a matrix tile."""
-CACHE_LINE = 64
-"""Bytes that a processor's core fetches and owns together."""
-SPARSE_VECTORS = 8
-"""Vectors in a row of the sparse loops."""
-
+from fcnet.engines.native.processor import CACHE_LINE, SPARSE_VECTORS, TILE_ROWS, TILE_VECTORS, VECTOR_BYTES
 
 _INT = ir.IntType(64)
-
-
-def padded(n: int, dtype: str) -> int:
-    """The smallest number of whole vectors that holds n numbers, in numbers."""
-    lanes = VECTOR_BYTES // np.dtype(dtype).itemsize
-    return -(-n // lanes) * lanes
 
 
 class _Code:
@@ -301,6 +281,29 @@ tile_nt = {shape: _tile_nt(*shape) for shape in ((1, 1), (1, 4), (4, 4))}
 gather = {v: _gather(v) for v in range(1, SPARSE_VECTORS + 1)}
 blend = {lines: _blend(lines) for lines in (1, 4)}
 scatter = {v: _scatter(v) for v in range(1, SPARSE_VECTORS + 1)}
+
+
+def on_stack(n_bytes: int) -> Any:
+    """A function: an array of so many bytes, which is there until the kernel returns; its numbers are another array's."""
+
+    @intrinsic
+    def room(typing: Any, array: Any) -> Any:
+        """What lies in it is anything."""
+        own = types.Array(array.dtype, 1, "C")
+
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            number, size = context.get_data_type(array.dtype), array.dtype.bitwidth // 8
+            kept = cgutils.alloca_once(builder, ir.ArrayType(number, n_bytes // size))
+            kept.align = CACHE_LINE
+            made = context.make_array(own)(context, builder)
+            data = builder.bitcast(kept, number.as_pointer())
+            shape, strides = [ir.Constant(_INT, n_bytes // size)], [ir.Constant(_INT, size)]
+            populate_array(made, data=data, shape=shape, strides=strides, itemsize=strides[0], meminfo=None)
+            return made._getvalue()
+
+        return own(array), generate
+
+    return room
 
 
 @intrinsic

@@ -7,12 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from fcnet import optimizers
-from fcnet.engines.native.compiler import jit
+from fcnet.engines.native.codes import ADAM, GRADIENT, NESTEROV, SGD
+from fcnet.engines.native.hints import Cube, IntMatrix, Matrix, Number, Numbers
+from fcnet.engines.native.kernels.linking import jit, kernel
+from fcnet.engines.native.kernels.matrices import ONE, ZERO, change_lines, multiply_nn
+from fcnet.engines.native.kernels.vectors import on_stack
 from fcnet.engines.native.layout import (
     B_AT,
     BLENDS_AT,
     D_AT,
+    GATHER_FROM,
+    GATHERED_LINES,
+    GATHERED_NUMBERS,
     H_AT,
     HAS_DROPOUT,
     IN_AT,
@@ -21,28 +27,17 @@ from fcnet.engines.native.layout import (
     N_IN,
     N_OUT,
     OUT_PAD,
+    TILE_NUMBERS,
     TRANSPOSED,
     W_AT,
     Data,
     Work,
 )
-from fcnet.engines.native.linking import Cube, IntMatrix, Matrix, Number, Numbers, kernel
-from fcnet.engines.native.matrices import GATHER_FROM, ONE, ZERO, change_lines, multiply_nn
 
-SGD, MOMENTUM, NESTEROV, ADAM, GRADIENT = range(5)
-"""Codes of the update rules; GRADIENT adds the gradient up instead."""
-RULES = {
-    optimizers.SGD_RULE: SGD,
-    optimizers.MOMENTUM_RULE: MOMENTUM,
-    optimizers.NESTEROV_RULE: NESTEROV,
-    optimizers.ADAM_RULE: ADAM,
-}
 WEIGHTS, BIASES, BLENDS = range(3)
 """Places of the factors of a layer's arrays, see ``layout.ORDER``."""
-TILE_NUMBERS = 4096
-"""About so many numbers of a gradient are summed and used at a time."""
-GATHERED_LINES, GATHERED_NUMBERS = 24, 1 << 16
-"""At least so many lines, and about so many numbers, where lines are so long that products gather panels of them."""
+number_on_stack = on_stack(8)
+
 LEAST_SCALE = 2.0**-10
 """Where a scale falls below this, the weights are multiplied by it, and it is 1 again."""
 
@@ -88,7 +83,8 @@ def gradient_of_biases(line: Any, rows: Any, first: int, n: int, g: Any) -> None
 @jit()
 def _sum_of_rows(rows: Any, at: int, n: int, g: Any) -> None:
     """The sum of n rows as wide as ``g``, from a place on: a product with ones, whose sums stay in registers."""
-    width, one = g.shape[0], np.ones(1, rows.dtype)
+    width, one = g.shape[0], number_on_stack(rows)
+    one[0] = rows.dtype.type(1.0)
     g[:] = rows.dtype.type(0.0)
     multiply_nn(ONE, width, n, one, ZERO, ZERO, ZERO, rows, at, width, g, ZERO, width)
 

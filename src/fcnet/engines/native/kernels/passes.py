@@ -4,8 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from fcnet.engines.native.compiler import jit
-from fcnet.engines.native.elementary import activate, draw_mask
+from fcnet.engines.native.hints import IntMatrix, Numbers, WordMatrix, Words
+from fcnet.engines.native.kernels.elementary import activate, draw_mask
+from fcnet.engines.native.kernels.linking import jit, kernel
+from fcnet.engines.native.kernels.matrices import (
+    ONE,
+    ZERO,
+    add_lines,
+    list_nonzeros,
+    multiply_nn,
+    multiply_nt,
+    multiply_turned,
+)
+from fcnet.engines.native.kernels.tables import write_table
+from fcnet.engines.native.kernels.vectors import fill_rows
 from fcnet.engines.native.layout import (
     A_AT,
     ACTIVATION,
@@ -26,10 +38,6 @@ from fcnet.engines.native.layout import (
     Data,
     Work,
 )
-from fcnet.engines.native.linking import IntMatrix, Numbers, WordMatrix, Words, kernel
-from fcnet.engines.native.matrices import ONE, ZERO, add_lines, list_nonzeros, multiply_nn, multiply_nt, multiply_turned
-from fcnet.engines.native.tables import write_table
-from fcnet.engines.native.vectors import fill_rows
 
 TURN_ROWS = 128
 """Turning a layer's weights on the way back pays for so many rows of a batch."""

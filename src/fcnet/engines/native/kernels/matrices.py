@@ -9,22 +9,21 @@ from typing import Any
 
 import numpy as np
 
-from fcnet.engines.native.compiler import jit
-from fcnet.engines.native.linking import Numbers, kernel
-from fcnet.engines.native.vectors import (
-    HAS_COMPRESS,
-    SPARSE_VECTORS,
-    TILE_VECTORS,
-    VECTOR_BYTES,
+from fcnet.engines.native.hints import Numbers
+from fcnet.engines.native.kernels.linking import jit, kernel
+from fcnet.engines.native.kernels.vectors import (
     blend,
     compress,
     gather,
     gather_panel,
+    on_stack,
     scatter,
     tile_nn,
     tile_nt,
     turn_block,
 )
+from fcnet.engines.native.layout import GATHER_FROM
+from fcnet.engines.native.processor import HAS_COMPRESS, SPARSE_VECTORS, TILE_VECTORS, VECTOR_BYTES
 
 ZERO, ONE = np.int64(0), np.int64(1)
 """Where a literal would make Numba compile a function once more for it."""
@@ -32,8 +31,8 @@ DEPTH = 1024
 """Numbers of the inner dimension at a time, so that a panel of the right-hand matrix stays in the cache."""
 PANEL = 128
 """The same where a panel is gathered into memory of its own."""
-GATHER_ROWS, GATHER_FROM = 16, 512
-"""That pays for so many rows, where two lines of the matrix lie so many numbers apart: they share a few places of the cache."""
+GATHER_ROWS = 16
+"""Gathering panels pays for so many rows, where lines of the matrix are as long as ``GATHER_FROM``."""
 
 
 @jit()
@@ -68,7 +67,7 @@ def multiply_nn(m: int, n: int, k: int, a: Numbers, a_at: int, a_row: int, a_ste
     lanes = VECTOR_BYTES // a.itemsize
     wide = TILE_VECTORS * lanes
     gathered = m >= GATHER_ROWS and n >= wide and b_row >= GATHER_FROM
-    panel = np.empty(PANEL * wide if gathered else 0, a.dtype)
+    panel = panel_on_stack(a)
     depths = PANEL if gathered else DEPTH
     for done in range(0, k, depths):
         depth = min(depths, k - done)
@@ -112,7 +111,7 @@ def multiply_turned(m: int, n: int, k: int, a: Numbers, a_at: int, a_row: int, b
     """The same with B turned, panel by panel, so that no sums run across vectors; C has whole vectors in a row."""
     lanes = VECTOR_BYTES // a.itemsize
     wide = TILE_VECTORS * lanes
-    panel = np.empty(PANEL * wide, a.dtype)
+    panel = panel_on_stack(a)
     for done in range(0, k, PANEL):
         depth = min(PANEL, k - done)
         for j in range(0, n, wide):
@@ -138,6 +137,7 @@ def _turn(k: int, n: int, b: Any, b_at: int, b_row: int, panel: Any, at: int, wi
             panel[i * wide + at + row] = b[b_at + row * b_row + i] if row < n else b.dtype.type(0.0)
 
 
+panel_on_stack = on_stack(PANEL * TILE_VECTORS * VECTOR_BYTES)
 tile_nn_full, tile_nn_pair, tile_nn_line = (tile_nn[m, TILE_VECTORS] for m in (6, 2, 1))
 tile_nn_column, tile_nn_two, tile_nn_one = (tile_nn[m, 1] for m in (6, 2, 1))
 tile_nt_full, tile_nt_line, tile_nt_one = tile_nt[4, 4], tile_nt[1, 4], tile_nt[1, 1]

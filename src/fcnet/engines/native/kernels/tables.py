@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from fcnet.engines.native.compiler import jit
-from fcnet.engines.native.elementary import like
+from fcnet.engines.native.hints import Ints, Matrix, Numbers
+from fcnet.engines.native.kernels.elementary import like
+from fcnet.engines.native.kernels.linking import jit, kernel
+from fcnet.engines.native.kernels.updates import update
 from fcnet.engines.native.layout import (
     A_AT,
     AMPLITUDES_AT,
@@ -36,8 +38,6 @@ from fcnet.engines.native.layout import (
     TABLE_ROWS,
     WIDE,
 )
-from fcnet.engines.native.linking import Ints, Matrix, Numbers, kernel
-from fcnet.engines.native.updates import update
 
 FREQUENCIES, PHASES, SCALES, AMPLITUDES, OFFSETS, EMBEDDINGS = range(6)
 """Places of the factors of a table's arrays; those of scales stand where other layers have their blends'."""

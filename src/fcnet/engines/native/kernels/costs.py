@@ -9,45 +9,22 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from fcnet import costs
-from fcnet.engines.native.compiler import jit
-from fcnet.engines.native.elementary import SOFTMAX, activate, exp, like, log, log1p, sigmoid
-from fcnet.engines.native.layout import A_AT, ACTIVATION, D_AT, N_OUT, OUT_PAD, Data
-from fcnet.engines.native.linking import Doubles, IntMatrix, Ints, Matrix, Numbers, kernel
-
-LOG_LIKELIHOOD, CROSS_ENTROPY, QUADRATIC, ABSOLUTE, HUBER, LOG_COSH, QUANTILE, POISSON, FOCAL, BINARY_FOCAL = range(10)
-"""Codes of the costs."""
-CODES = {
-    costs.log_likelihood.function: LOG_LIKELIHOOD,
-    costs.label_smoothing().function: LOG_LIKELIHOOD,
-    costs.cross_entropy.function: CROSS_ENTROPY,
-    costs.binary_label_smoothing().function: CROSS_ENTROPY,
-    costs.quadratic.function: QUADRATIC,
-    costs.absolute.function: ABSOLUTE,
-    costs.huber().function: HUBER,
-    costs.log_cosh.function: LOG_COSH,
-    costs.quantile().function: QUANTILE,
-    costs.poisson.function: POISSON,
-    costs.focal().function: FOCAL,
-    costs.binary_focal().function: BINARY_FOCAL,
-}
-ROWS = 64
-"""Rows at a time."""
-
-
-def constants_of(cost: costs.Cost, n_out: int, dtype: str) -> NDArray[Any]:
-    """The numbers that ``judge`` needs: what targets are multiplied by, what is added to them, and the cost's constants."""
-    keep, add, own = 1.0, 0.0, cost.constants
-    if cost.function == costs.label_smoothing().function:
-        keep, add, own = 1.0 - own[0], own[0] / n_out, ()
-    elif cost.function == costs.binary_label_smoothing().function:
-        keep, add, own = 1.0 - own[0], 0.5 * own[0], ()
-    elif cost.function == costs.quantile().function and len(own) == 1:
-        own *= n_out
-    return np.array([keep, add, *own], dtype)
+from fcnet.engines.native.codes import (
+    ABSOLUTE,
+    BINARY_FOCAL,
+    CROSS_ENTROPY,
+    FOCAL,
+    HUBER,
+    LOG_COSH,
+    LOG_LIKELIHOOD,
+    POISSON,
+    QUANTILE,
+    SOFTMAX,
+)
+from fcnet.engines.native.hints import Doubles, IntMatrix, Ints, Matrix, Numbers
+from fcnet.engines.native.kernels.elementary import activate, exp, like, log, log1p, sigmoid
+from fcnet.engines.native.kernels.linking import jit, kernel
+from fcnet.engines.native.layout import A_AT, ACTIVATION, COST_ROWS, D_AT, N_OUT, OUT_PAD, Data
 
 
 @kernel
@@ -55,19 +32,19 @@ def judge(cost: int, constants: Numbers, line: Ints, data: Data, batch: IntMatri
     """Rows ``first`` to ``last`` of a batch: the last layer's weighted inputs become outputs, its errors are set.
 
     Args:
-        constants: of the cost, see ``constants_of``.
+        constants: of the cost, see ``codes.constants_of``.
         line: the last layer's line of the layout.
         batch: ``(n, 2)``, whose first column says which row of the data each row is.
         scale: what row weights are multiplied by in the errors.
         rows: where the batch lies.
-        room: ``(5, ROWS * n_out)`` to compute in.
+        room: ``(5, COST_ROWS * n_out)`` to compute in.
         costs: ``(n,)``, where the cost of each row goes, without its weight.
     """
     n, pad, activation = line[N_OUT], line[OUT_PAD], line[ACTIVATION]
     zero, one = rows.dtype.type(0.0), rows.dtype.type(1.0)
     keep, add = constants[0], constants[1]
-    for start in range(first, last, ROWS):
-        m = min(ROWS, last - start)
+    for start in range(first, last, COST_ROWS):
+        m = min(COST_ROWS, last - start)
         some, others, more = room[0, : m * n], room[1, : m * n], room[2, : m * n]
         sums, logs = room[3, :m], room[4, :m]
         for r in range(m):

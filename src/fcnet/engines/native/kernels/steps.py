@@ -10,36 +10,15 @@ import functools
 import math
 from typing import Any
 
-import numpy as np
-
-from fcnet.engines.native.compiler import jit
-from fcnet.engines.native.costs import judge
-from fcnet.engines.native.elementary import SOFTMAX, activate, softmax
-from fcnet.engines.native.layout import (
-    A_AT,
-    ACTIVATION,
-    B_AT,
-    D_AT,
-    F_AT,
-    HAS_DROPOUT,
-    IS_TABLE,
-    N_IN,
-    N_OUT,
-    N_SUMS,
-    OUT_PAD,
-    ROOM,
-    TABLE_ROWS,
-    W_AT,
-    Data,
-    Tables,
-    Work,
-)
-from fcnet.engines.native.linking import Cube, DoubleMatrix, Doubles, IntMatrix, Ints, Matrix, Numbers, entry
-from fcnet.engines.native.matrices import ONE, ZERO, add_lines, list_nonzeros
-from fcnet.engines.native.passes import backward, copy, forward
-from fcnet.engines.native.rows import SPARSE_BELOW
-from fcnet.engines.native.tables import learn_table
-from fcnet.engines.native.updates import (
+from fcnet.engines.native.codes import SOFTMAX
+from fcnet.engines.native.hints import Cube, DoubleMatrix, Doubles, IntMatrix, Ints, Matrix, Numbers, WordMatrix, Words
+from fcnet.engines.native.kernels.costs import judge
+from fcnet.engines.native.kernels.elementary import activate, softmax
+from fcnet.engines.native.kernels.linking import entry, jit
+from fcnet.engines.native.kernels.matrices import ONE, ZERO, add_lines, list_nonzeros
+from fcnet.engines.native.kernels.passes import backward, copy, forward
+from fcnet.engines.native.kernels.tables import learn_table
+from fcnet.engines.native.kernels.updates import (
     BIASES,
     SGD,
     WEIGHTS,
@@ -53,21 +32,29 @@ from fcnet.engines.native.updates import (
     shrunk,
     update,
 )
-from fcnet.engines.native.vectors import (
-    CACHE_LINE,
-    TILE_ROWS,
-    VECTOR_BYTES,
-    arrive,
-    arrived,
-    fetch,
-    fill_rows,
-    give_way,
+from fcnet.engines.native.kernels.vectors import arrive, arrived, fetch, fill_rows, give_way
+from fcnet.engines.native.layout import (
+    A_AT,
+    ACTIVATION,
+    B_AT,
+    D_AT,
+    F_AT,
+    HAS_DROPOUT,
+    IS_TABLE,
+    N_IN,
+    N_OUT,
+    OUT_PAD,
+    SPARSE_BELOW,
+    SUM_STEP,
+    W_AT,
+    Data,
+    Tables,
+    Work,
 )
+from fcnet.engines.native.processor import TILE_ROWS, VECTOR_BYTES
 
 SPINS = 2000
 """How often a waiting thread looks again before it lets others run."""
-SUM_STEP = 8
-"""Sums that threads write for each other lie so many float64 numbers apart, each on a line of the cache."""
 
 
 @jit()
@@ -145,15 +132,15 @@ def _mean_cost(data: Any, batch: Any, first: int, last: int, scale: float, costs
 
 
 @entry
-def advance(layout: IntMatrix, parameters: Numbers, slots: Matrix, scales: Doubles, data: Data, tables: Tables, work: Work, n_steps: int, thread: int, n_threads: int, cost: int, constants: Numbers, rule: int, costs: Doubles) -> Any:  # fmt: skip
+def advance(layout: IntMatrix, parameters: Numbers, slots: Matrix, scales: Doubles, data: Data, tables: Tables, work: Work, n_steps: int, thread: int, n_threads: int, cost: int, constants: Numbers, rule: int, costs: Doubles, bad: Ints) -> None:  # fmt: skip
     """Steps 0 to n_steps - 1 of the tables, by one of n_threads threads that call this at the same time.
 
-    Threads share out rows, then lines of weights. Returns the first step whose cost is not finite, or -1; from it on nothing is
-    changed. ``costs`` and ``scales``, one number that the first layer's weights are multiplied by, are written by thread 0.
+    Threads share out rows, then lines of weights. ``bad[thread]`` becomes the first step whose cost is not finite, or -1; from it on
+    nothing is changed. ``costs`` and ``scales``, one number that the first layer's weights are multiplied by, are thread 0's to write.
     """
-    batch = np.empty((tables.rows.shape[1], 2), np.int64)
-    last_line = layout[layout.shape[0] - 1]
-    passed, bad, scale_of_weights = ZERO, -ONE, scales[0]
+    batch, last_line = work.batch[thread], layout[layout.shape[0] - 1]
+    passed, scale_of_weights = ZERO, scales[0]
+    bad[thread] = -ONE
     for step in range(n_steps):
         n, scale = _read_batch(data, tables, step, batch)
         first, last = n * thread // n_threads, n * (thread + 1) // n_threads
@@ -167,7 +154,7 @@ def advance(layout: IntMatrix, parameters: Numbers, slots: Matrix, scales: Doubl
         if thread == 0:
             costs[step] = mean
         if not math.isfinite(mean):
-            bad = step
+            bad[thread] = step
             break
         c, l2 = tables.coefficients[step], tables.l2[step]
         if layout[0, IS_TABLE]:
@@ -177,14 +164,13 @@ def advance(layout: IntMatrix, parameters: Numbers, slots: Matrix, scales: Doubl
         passed = _wait(work.barrier, passed, n_threads)
     if thread == 0:
         scales[0] = scale_of_weights
-    return bad
 
 
 @functools.partial(entry, usual=False)
-def advance_by_groups(layout: IntMatrix, parameters: Numbers, slots: Matrix, scales: Doubles, data: Data, tables: Tables, work: Work, groups: Cube, sums: DoubleMatrix, n_steps: int, thread: int, n_threads: int, cost: int, constants: Numbers, rule: int, costs: Doubles) -> Any:  # fmt: skip
+def advance_by_groups(layout: IntMatrix, parameters: Numbers, slots: Matrix, scales: Doubles, data: Data, tables: Tables, work: Work, own: Matrix, groups: Cube, sums: DoubleMatrix, n_steps: int, thread: int, n_threads: int, cost: int, constants: Numbers, rule: int, costs: Doubles, bad: Ints) -> None:  # fmt: skip
     """As ``advance``, with groups of a batch's rows that the threads share out, each group with a gradient of its own.
 
-    A thread keeps all parameters in arrays of its own, and updates all of them. Only gradients cross over, ``groups`` ``(2,
+    A thread keeps all parameters and slots in ``own`` ``(1 + n_slots, n_parameters)``, and updates all of them. Only gradients cross over, ``groups`` ``(2,
     n_groups, n_parameters)``, and costs, ``sums`` ``(2, n_groups * SUM_STEP)``, used by turns so that one barrier a step is enough.
     """
     last_line, n_groups = layout[layout.shape[0] - 1], groups.shape[1]
@@ -195,12 +181,12 @@ def advance_by_groups(layout: IntMatrix, parameters: Numbers, slots: Matrix, sca
         last_group = min(n_groups, 2 * (n_pairs * (thread + 1) // n_threads))
     else:
         first_group, last_group = thread, thread + 1
-    mine, my_slots = _aligned(parameters.shape[0], parameters), _aligned(slots.size, slots).reshape(slots.shape)
+    mine, my_slots = own[0], own[1:]
     copy(parameters, mine)
     for k in range(slots.shape[0]):
         copy(slots[k], my_slots[k])
-    batch = np.empty((tables.rows.shape[1], 2), np.int64)
-    passed, bad = ZERO, -ONE
+    batch, passed = work.batch[thread], ZERO
+    bad[thread] = -ONE
     for step in range(n_steps):
         n, scale = _read_batch(data, tables, step, batch)
         first, last = n * first_group // n_groups, n * last_group // n_groups
@@ -223,38 +209,36 @@ def advance_by_groups(layout: IntMatrix, parameters: Numbers, slots: Matrix, sca
         if thread == 0:
             costs[step] = mean
         if not math.isfinite(mean):
-            bad = step
+            bad[thread] = step
             break
         learn_from_groups(layout, mine, my_slots, shared, paired, work.lines[thread], rule, tables.coefficients[step], tables.factors, tables.l2[step])  # fmt: skip
     if thread == 0:
         copy(mine, parameters)
         for k in range(slots.shape[0]):
             copy(my_slots[k], slots[k])
-    return bad
 
 
 @functools.partial(entry, usual=False)
-def advance_by_units(layout: IntMatrix, parameters: Numbers, slots: Matrix, scales: Doubles, data: Data, tables: Tables, work: Work, exchange: Matrix, barrier: Ints, n_steps: int, thread: int, n_threads: int, cost: int, constants: Numbers, rule: int, costs: Doubles) -> Any:  # fmt: skip
+def advance_by_units(layout: IntMatrix, parameters: Numbers, slots: Matrix, scales: Doubles, data: Data, tables: Tables, work: Work, own: Matrix, exchange: Matrix, barrier: Ints, n_steps: int, thread: int, n_threads: int, cost: int, constants: Numbers, rule: int, costs: Doubles, bad: Ints) -> None:  # fmt: skip
     """As ``advance``, with a sparse first layer whose units the threads share out, each with all that follows to itself.
 
-    A thread keeps its units' weights, and the whole of the later layers, in arrays of its own; ``work`` is its own too. Only
-    the first layer's outputs cross over, through ``exchange`` ``(2, batch * units)``, used by turns so that one barrier a
-    step is enough.
+    A thread keeps its units' weights, and the whole of the later layers, in ``own`` ``(1 + n_slots, n_parameters)``; ``work`` is its
+    own too. Only the first layer's outputs cross over, through ``exchange`` ``(2, batch * units)``, used by turns so that one
+    barrier a step is enough.
     """
     line, last_line = layout[0], layout[layout.shape[0] - 1]
     out_pad, length = line[OUT_PAD], tables.rows.shape[1]
     w_at, b_at = line[W_AT], line[B_AT]
     first, last = _units(out_pad, parameters.itemsize, thread, n_threads)
     width = last - first
-    mine = _aligned(parameters.shape[0], parameters)
-    my_slots = _aligned(slots.size, slots).reshape(slots.shape)
+    mine, my_slots = own[0], own[1:]
     _take_out(line, first, last, parameters, mine)
     for k in range(slots.shape[0]):
         _take_out(line, first, last, slots[k], my_slots[k])
     rows, f = work.rows, work.lines[0]
     none = rows.dtype.type(0.0)
-    batch = np.empty((length, 2), np.int64)
-    passed, bad, scale_of_weights = ZERO, -ONE, scales[0]
+    batch, passed, scale_of_weights = work.batch[0], ZERO, scales[0]
+    bad[thread] = -ONE
     for step in range(n_steps):
         n, scale = _read_batch(data, tables, step, batch)
         c, l2 = tables.coefficients[step], tables.l2[step]
@@ -294,7 +278,7 @@ def advance_by_units(layout: IntMatrix, parameters: Numbers, slots: Matrix, scal
         if thread == 0:
             costs[step] = mean
         if not math.isfinite(mean):
-            bad = step
+            bad[thread] = step
             break
         backward(layout, mine, rows, n, ZERO, n)
         learn_lines(layout, ONE, mine, my_slots, data, work, batch, n, ZERO, ONE, rule, c, tables.factors, l2, 1.0)  # fmt: skip
@@ -307,15 +291,6 @@ def advance_by_units(layout: IntMatrix, parameters: Numbers, slots: Matrix, scal
     _put_back(line, first, last, thread, mine, parameters)
     for k in range(slots.shape[0]):
         _put_back(line, first, last, thread, my_slots[k], slots[k])
-    return bad
-
-
-@jit()
-def _aligned(n: int, like: Any) -> Any:
-    """Room for n numbers that starts on a line of the cache."""
-    room = np.empty(n + CACHE_LINE // like.itemsize, like.dtype)
-    start = -room.ctypes.data % CACHE_LINE // like.itemsize
-    return room[start : start + n]
 
 
 @jit()
@@ -352,33 +327,16 @@ def _put_back(line: Any, first: int, last: int, thread: int, own: Any, whole: An
 
 
 @entry
-def outputs(layout: IntMatrix, n_row_numbers: int, height: int, parameters: Numbers, X: Matrix, gain: Numbers, answers: Matrix, n_threads: int, thread: int) -> None:  # fmt: skip
-    """The network's outputs for dense rows, ``height`` of them at a time, by one of n_threads threads."""
-    layers, n_in = layout.shape[0], X.shape[1]
-    thresholds, keys = np.zeros(layers, np.uint32), np.zeros((layers, 2), np.uint32)
-    rows = np.zeros(n_row_numbers, parameters.dtype)
-    widest = ZERO
-    for layer in range(layers):
-        widest = max(widest, layout[layer, N_IN])
-    scratch = TABLE_ROWS * (2 + layout[0, N_SUMS]) if layout[0, IS_TABLE] else ZERO
-    shape = (1, max(widest + ROOM, scratch))
-    work = Work(
-        rows,
-        np.empty(shape, parameters.dtype),
-        np.empty(shape, parameters.dtype),
-        np.empty(shape, np.int32),
-        rows[:0],
-        np.empty((1, 5, 0), parameters.dtype),
-        np.zeros(0),
-        np.zeros(0, np.int64),
-    )
-    values, columns = np.empty(height * n_in + ROOM, parameters.dtype), np.empty(height * n_in + ROOM, np.int32)
-    splits = np.empty((height + 1, 2), np.int64)
-    labels, targets, weights = np.zeros(0, np.int32), np.zeros((0, 1), parameters.dtype), np.zeros(0)
-    batch = np.empty((height, 2), np.int64)
+def outputs(layout: IntMatrix, work: Work, lists: Data, gain: Numbers, thresholds: Words, keys: WordMatrix, parameters: Numbers, X: Matrix, answers: Matrix, n_threads: int, thread: int) -> None:  # fmt: skip
+    """The network's outputs for dense rows, as many at a time as ``work`` is for, by one of n_threads threads.
+
+    Rows whose numbers are mostly zero are listed in ``lists``, which has room for as many rows.
+    """
+    rows, batch, splits = work.rows, work.batch[0], lists.splits
+    height = batch.shape[0]
     for r in range(height):
         batch[r, 0] = r
-    line = layout[layers - 1]
+    line = layout[layout.shape[0] - 1]
     for start in range(thread * height, X.shape[0], n_threads * height):
         block = X[start : start + height]
         n = block.shape[0]
@@ -388,10 +346,10 @@ def outputs(layout: IntMatrix, n_row_numbers: int, height: int, parameters: Numb
             p = ZERO
             for r in range(n):
                 splits[r, 0] = p
-                p = list_nonzeros(block[r], values, columns, p)
+                p = list_nonzeros(block[r], lists.values, lists.columns, p)
                 splits[r, 1] = p
             dense = block[:0]
-        data = Data(dense, values, columns, splits, labels, targets, weights)
+        data = Data(dense, lists.values, lists.columns, splits, lists.labels, lists.targets, lists.weights)
         forward(layout, ZERO, parameters, 1.0, data, work, batch, ZERO, n, gain, thresholds, keys, ZERO)
         for r in range(n):
             at, f_at = line[A_AT] + r * line[OUT_PAD], line[F_AT] + r * line[OUT_PAD]
@@ -413,25 +371,24 @@ def _share_of_nonzeros(x: Any) -> float:
 
 
 @entry
-def evaluate(layout: IntMatrix, parameters: Numbers, data: Data, work: Work, first: int, last: int, gain: Numbers, cost: int, constants: Numbers, threshold: bool, sums: Doubles) -> None:  # fmt: skip
-    """Sums over rows ``first`` to ``last``: weighted cost, weighted count of right answers, weight."""
-    layers = layout.shape[0]
-    thresholds, keys = np.zeros(layers, np.uint32), np.zeros((layers, 2), np.uint32)
-    n = last - first
-    batch = np.empty((n, 2), np.int64)
-    for r in range(n):
-        batch[r, 0] = first + r
-    forward(layout, ZERO, parameters, 1.0, data, work, batch, ZERO, n, gain, thresholds, keys, ZERO)
-    line = layout[layers - 1]
-    judge(cost, constants, line, data, batch, ZERO, n, 1.0, work.rows, work.outcomes[0], work.costs)
-    sums[:] = 0.0
-    for r in range(n):
-        row, at = batch[r, 0], line[A_AT] + r * line[OUT_PAD]
-        weight = data.weights[row]
-        if weight > 0:
-            sums[0] += weight * work.costs[r]
-            sums[1] += weight * _right(data, row, work.rows[at : at + line[N_OUT]], threshold)
-            sums[2] += weight
+def evaluate(layout: IntMatrix, parameters: Numbers, data: Data, work: Work, gain: Numbers, thresholds: Words, keys: WordMatrix, cost: int, constants: Numbers, threshold: bool, height: int, n_threads: int, thread: int, sums: DoubleMatrix) -> None:  # fmt: skip
+    """For each ``height`` rows their sums: weighted cost, weighted count of right answers, weight; by one of n_threads threads."""
+    line, batch, n_rows = layout[layout.shape[0] - 1], work.batch[0], data.weights.shape[0]
+    for block in range(thread, sums.shape[0], n_threads):
+        first = block * height
+        n = min(height, n_rows - first)
+        for r in range(n):
+            batch[r, 0] = first + r
+        forward(layout, ZERO, parameters, 1.0, data, work, batch, ZERO, n, gain, thresholds, keys, ZERO)
+        judge(cost, constants, line, data, batch, ZERO, n, 1.0, work.rows, work.outcomes[0], work.costs)
+        sums[block] = 0.0
+        for r in range(n):
+            row, at = batch[r, 0], line[A_AT] + r * line[OUT_PAD]
+            weight = data.weights[row]
+            if weight > 0:
+                sums[block, 0] += weight * work.costs[r]
+                sums[block, 1] += weight * _right(data, row, work.rows[at : at + line[N_OUT]], threshold)
+                sums[block, 2] += weight
 
 
 @jit()

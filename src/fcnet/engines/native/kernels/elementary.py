@@ -13,28 +13,22 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from fcnet import activations
-from fcnet.engines.native.compiler import jit
-from fcnet.engines.native.linking import Numbers, kernel
-from fcnet.engines.native.vectors import power_of_two, split_power
-
-SIGMOID, TANH, RELU, LEAKY_RELU, ELU, SELU, GELU, SILU, MISH, SOFTPLUS, LINEAR, SOFTMAX, EXPONENTIAL = range(13)
-"""Codes of the activations."""
-ACTIVATIONS = {
-    activations.sigmoid: SIGMOID,
-    activations.tanh: TANH,
-    activations.relu: RELU,
-    activations.leaky_relu: LEAKY_RELU,
-    activations.elu: ELU,
-    activations.selu: SELU,
-    activations.gelu: GELU,
-    activations.silu: SILU,
-    activations.mish: MISH,
-    activations.softplus: SOFTPLUS,
-    activations.linear: LINEAR,
-    activations.softmax: SOFTMAX,
-    activations.exponential: EXPONENTIAL,
-}
+from fcnet.engines.native.codes import (
+    ELU,
+    EXPONENTIAL,
+    GELU,
+    LEAKY_RELU,
+    MISH,
+    RELU,
+    SELU,
+    SIGMOID,
+    SILU,
+    SOFTPLUS,
+    TANH,
+)
+from fcnet.engines.native.hints import Numbers
+from fcnet.engines.native.kernels.linking import jit, kernel
+from fcnet.engines.native.kernels.vectors import power_of_two, split_power
 
 
 @jit(fastmath={"contract"})

@@ -1,0 +1,37 @@
+"""Lists of the nonzero numbers of dense rows."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fcnet.engines.native.hints import IntMatrix, Ints, Ints32, Matrix, Numbers
+from fcnet.engines.native.kernels.linking import entry
+from fcnet.engines.native.kernels.matrices import list_nonzeros
+
+
+@entry
+def count_nonzeros(dense: Matrix, counts: Ints) -> None:
+    """How many numbers of each row are not zero."""
+    for r in range(dense.shape[0]):
+        n = np.int32(0)
+        for j in range(dense.shape[1]):
+            n += np.int32(dense[r, j] != 0)
+        counts[r] = n
+
+
+@entry
+def nonzero_lists(dense: Matrix, starts: Ints, values: Numbers, columns: Ints32) -> None:
+    """Fill the lists of nonzero numbers of dense rows, each row's from its start on."""
+    for r in range(dense.shape[0]):
+        list_nonzeros(dense[r], values, columns, starts[r])
+
+
+@entry
+def split_rows(columns: Ints32, starts: Ints, cuts: Ints, splits: IntMatrix) -> None:
+    """Where each thread's columns start and end in each row's list; the lists are in order of columns."""
+    for r in range(starts.shape[0] - 1):
+        p = starts[r]
+        for thread in range(cuts.shape[0]):
+            while p < starts[r + 1] and columns[p] < cuts[thread]:
+                p += 1
+            splits[r, thread] = p
