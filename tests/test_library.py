@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -126,3 +127,20 @@ def test_the_lock_of_the_interpreter_is_free_while_a_kernel_runs():
 
     threading.Thread(target=train, daemon=True).start()
     assert ended.wait(60)
+
+
+def test_a_place_outside_an_array_is_an_error_where_bounds_are_checked(tmp_path):
+    """So that ``make soak`` proves something: kernels are compiled anew for it, with checks."""
+    program = """
+import numpy as np
+from fcnet.engines.native import library
+try:
+    library.Entry("lists.count_nonzeros", "float32")(np.ones((3, 5), np.float32), np.zeros(2, np.int64))
+except RuntimeError as error:
+    print(error)
+"""
+    environment = os.environ | {"NUMBA_BOUNDSCHECK": "1", "NUMBA_CACHE_DIR": str(tmp_path)}
+    found = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert found.stdout.startswith(
+        "the kernel lists.count_nonzeros failed: it read or wrote at a place outside an array"
+    )

@@ -202,7 +202,7 @@ class Entry:
             RuntimeError: where the kernel fails, which it does only with ``NUMBA_BOUNDSCHECK=1``, at a place outside an array.
         """
         if self.call(_NOWHERE, _NOWHERE, self.before + self.pack(*self._flat(arguments, self.kinds))):
-            raise RuntimeError(f"the kernel {self.name} failed; Numba has said where")
+            raise RuntimeError(f"the kernel {self.name} failed: it read or wrote at a place outside an array")
 
     def _flat(self, arguments: Sequence[Any], kinds: list[Any]) -> list[Any]:
         """Numbers, and addresses of arrays."""
