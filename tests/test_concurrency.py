@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import multiprocessing
 import threading
+import time
 
 import numpy as np
 import pytest
 
 import fcnet
+from fcnet.engines.native import engine as native
+from fcnet.engines.native.ahead import entry
 
 X = np.random.default_rng(0).normal(size=(200, 6)).astype(np.float32)
 Y = (X[:, 0] > 0).astype(int)
@@ -60,3 +65,43 @@ def test_spawned_workers_train():
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         for found in pool.map_async(weights, range(3)).get(timeout=100):
             np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "batch", "share", "way"),
+    [
+        ((300, 400, 10), 64, 1.0, "advance"),
+        ((20, 64, 64, 2), 256, 1.0, "advance_by_groups"),
+        ((784, 100, 10), 10, 0.2, "advance_by_units"),
+    ],
+)
+def test_a_training_interrupted_as_its_threads_start_leaves_none_behind(sizes, batch, share, way, monkeypatch):
+    """They would wait at the first barrier for the thread that called, and the process would never end."""
+    rng = np.random.default_rng(0)
+    X = (rng.normal(size=(4096, sizes[0])) * (rng.random((4096, sizes[0])) < share)).astype(np.float32)
+    hidden = [fcnet.FullyConnectedLayer(n_in, n_out, fcnet.relu) for n_in, n_out in itertools.pairwise(sizes[:-1])]
+    network = fcnet.Network([*hidden, fcnet.SoftmaxLayer(*sizes[-2:])], batch)
+    left, used = [], []
+
+    def interrupted(n_threads, work):
+        if n_threads == 1:  # a few steps, to see how long they take
+            work(0)
+            return
+        left.append(threading.Thread(target=work, args=(1,), daemon=True))
+        left[0].start()
+        time.sleep(0.05)  # it is at the barrier
+        raise KeyboardInterrupt
+
+    def noted(name, dtype):
+        used.append(name)
+        return entry(name, dtype)
+
+    monkeypatch.setattr(native, "in_threads", interrupted)
+    monkeypatch.setattr(native, "entry", noted)
+    with contextlib.suppress(KeyboardInterrupt):
+        fcnet.train(
+            network, (X, rng.integers(sizes[-1], size=4096)), epochs=1, engine="native", n_threads=2, verbose=False
+        )
+    assert used[-1] == f"steps.{way}"
+    left[0].join(20)
+    assert not left[0].is_alive()

@@ -22,6 +22,7 @@ from fcnet.engines.contract import OWN_SLOT, Metrics, Placement, Plan, Program, 
 from fcnet.engines.native.ahead import entry
 from fcnet.engines.native.codes import ACTIVATIONS, CODES, GRADIENT, RULES, constants_of
 from fcnet.engines.native.layout import (
+    ABANDONED,
     B_AT,
     COST_ROWS,
     GATHER_FROM,
@@ -231,7 +232,11 @@ class NativeEngine:
             else:
                 entry("steps.advance", program.dtype)(*state, works[0], *steps)
 
-        in_threads(sharing.n_threads, work)
+        try:
+            in_threads(sharing.n_threads, work)
+        except BaseException:  # a second Ctrl-C, before this thread's kernel began: the others wait for it there
+            barrier[0] = ABANDONED
+            raise
         return report, int(bad[0])
 
     def room(self, run: Run, height: int, data: NativeData) -> tuple[Layout, list[Work]]:

@@ -67,6 +67,8 @@ GATHERED_LINES, GATHERED_NUMBERS = 24, 1 << 16
 """At least so many lines, and about so many numbers, where lines are so long that products gather panels of them."""
 SUM_STEP = 8
 """Sums that threads write for each other lie so many float64 numbers apart, each on a line of the cache."""
+ABANDONED = 1 << 40
+"""What a barrier counts to where the thread that called was interrupted before it came there: nobody waits for it, or starts."""
 SPARSE_BELOW = 0.3
 """Rows with a smaller share of nonzero numbers are read as lists of them."""
 

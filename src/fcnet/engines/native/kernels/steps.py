@@ -35,6 +35,7 @@ from fcnet.engines.native.kernels.updates import (
 from fcnet.engines.native.kernels.vectors import arrive, arrived, fetch, fill_rows, give_way
 from fcnet.engines.native.layout import (
     A_AT,
+    ABANDONED,
     ACTIVATION,
     B_AT,
     D_AT,
@@ -76,6 +77,13 @@ def _wait(barrier: Any, passed: int, n_threads: int) -> int:
             if spins > SPINS:
                 give_way()
     return passed
+
+
+@jit()
+def _abandoned(barrier: Any, n_threads: int) -> bool:
+    """Wait until every thread is here; whether one will not come, see ``layout.ABANDONED``."""
+    _wait(barrier, ZERO, n_threads)
+    return n_threads > 1 and arrived(barrier) >= ABANDONED
 
 
 @jit()
@@ -139,8 +147,10 @@ def advance(layout: IntMatrix, parameters: Numbers, slots: Matrix, scales: Doubl
     nothing is changed. ``costs`` and ``scales``, one number that the first layer's weights are multiplied by, are thread 0's to write.
     """
     batch, last_line = work.batch[thread], layout[layout.shape[0] - 1]
-    passed, scale_of_weights = ZERO, scales[0]
+    passed, scale_of_weights = ONE, scales[0]
     bad[thread] = -ONE
+    if _abandoned(work.barrier, n_threads):
+        return
     for step in range(n_steps):
         n, scale = _read_batch(data, tables, step, batch)
         first, last = n * thread // n_threads, n * (thread + 1) // n_threads
@@ -185,8 +195,10 @@ def advance_by_groups(layout: IntMatrix, parameters: Numbers, slots: Matrix, sca
     copy(parameters, mine)
     for k in range(slots.shape[0]):
         copy(slots[k], my_slots[k])
-    batch, passed = work.batch[thread], ZERO
+    batch, passed = work.batch[thread], ONE
     bad[thread] = -ONE
+    if _abandoned(work.barrier, n_threads):
+        return
     for step in range(n_steps):
         n, scale = _read_batch(data, tables, step, batch)
         first, last = n * first_group // n_groups, n * last_group // n_groups
@@ -237,8 +249,10 @@ def advance_by_units(layout: IntMatrix, parameters: Numbers, slots: Matrix, scal
         _take_out(line, first, last, slots[k], my_slots[k])
     rows, f = work.rows, work.lines[0]
     none = rows.dtype.type(0.0)
-    batch, passed, scale_of_weights = work.batch[0], ZERO, scales[0]
+    batch, passed, scale_of_weights = work.batch[0], ONE, scales[0]
     bad[thread] = -ONE
+    if _abandoned(barrier, n_threads):
+        return
     for step in range(n_steps):
         n, scale = _read_batch(data, tables, step, batch)
         c, l2 = tables.coefficients[step], tables.l2[step]
