@@ -28,7 +28,7 @@ from fcnet.engines.native.hints import (
     WordCube,
     WordMatrix,
 )
-from fcnet.engines.native.processor import CACHE_LINE, VECTOR_BYTES, padded
+from fcnet.engines.native.processor import CACHE_LINE, VECTOR_BYTES, padded, spread
 from fcnet.layers import TableLayer
 from fcnet.model import Model, array_name
 
@@ -63,7 +63,7 @@ GATHER_FROM = 512
 """From where on two lines of a matrix lie so many numbers apart that they share a few places of the cache: products gather panels."""
 TILE_NUMBERS = 4096
 """About so many numbers of a gradient are summed and used at a time."""
-GATHERED_LINES, GATHERED_NUMBERS = 24, 1 << 16
+GATHERED_LINES, GATHERED_NUMBERS = 24, 1 << 17
 """At least so many lines, and about so many numbers, where lines are so long that products gather panels of them."""
 SUM_STEP = 8
 """Sums that threads write for each other lie so many float64 numbers apart, each on a line of the cache."""
@@ -141,11 +141,11 @@ class Layout:
         """The layout of a model for batches of at most ``height`` rows."""
         lines = np.zeros((len(model.layers), FIELDS + len(_starts(model))), np.int64)
         parameters = 0
-        rows = 0 if sparse else height * padded(model.n_in, dtype)
+        rows = 0 if sparse else height * spread(model.n_in, dtype)
         before = 0
         for index, layer in enumerate(model.layers):
             n_in, n_out = layer.n_in, layer.n_out
-            in_pad, out_pad = padded(n_in, dtype), padded(n_out, dtype)
+            in_pad, out_pad = spread(n_in, dtype), spread(n_out, dtype)
             line = lines[index]
             line[[N_IN, N_OUT, IN_PAD, OUT_PAD, HAS_DROPOUT]] = n_in, n_out, in_pad, out_pad, layer.p_dropout > 0
             line[ACTIVATION], line[BLENDS_AT] = ACTIVATIONS[layer.activation_fn], -1

@@ -259,20 +259,10 @@ def advance_by_units(layout: IntMatrix, parameters: Numbers, slots: Matrix, scal
         shared = exchange[step % 2]
         at = first * length
         fill_rows(n, width, mine, b_at + first, shared, at)
+        factor = rows.dtype.type(scale_of_weights)
         for r in range(n):
             p, q = data.splits[batch[r, 0], 0], data.splits[batch[r, 0], data.splits.shape[1] - 1]
-            add_lines(
-                data.values,
-                data.columns,
-                p,
-                q,
-                rows.dtype.type(scale_of_weights),
-                mine,
-                w_at,
-                width,
-                shared,
-                at + r * width,
-            )
+            add_lines(width, data.values, data.columns, p, q, factor, mine, w_at, width, shared, at + r * width)
         for r in range(n):
             f_at = line[F_AT] + r * out_pad + first
             activate(line[ACTIVATION], shared[at + r * width : at + (r + 1) * width], rows[f_at : f_at + width])

@@ -16,7 +16,14 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np.arrayobj import populate_array
 
-from fcnet.engines.native.processor import CACHE_LINE, SPARSE_VECTORS, TILE_ROWS, TILE_VECTORS, VECTOR_BYTES
+from fcnet.engines.native.processor import (
+    CACHE_LINE,
+    HAS_COMPRESS,
+    SPARSE_VECTORS,
+    TILE_ROWS,
+    TILE_VECTORS,
+    VECTOR_BYTES,
+)
 
 _INT = ir.IntType(64)
 
@@ -55,12 +62,23 @@ class _Code:
         lanes = ir.Constant(ir.VectorType(ir.IntType(32), self.lanes), None)
         return self.builder.shuffle_vector(one, undefined, lanes)
 
+    def call(self, name: str, answer: ir.Type, *arguments: Any) -> Any:
+        """One of LLVM's own functions."""
+        kind = ir.FunctionType(answer, [argument.type for argument in arguments])
+        return self.builder.call(cgutils.get_or_insert_function(self.builder.module, kind, name), arguments)
+
     def fma(self, x: Any, y: Any, z: Any) -> Any:
-        name = f"llvm.fma.v{self.lanes}f{self.size * 8}"
-        function = cgutils.get_or_insert_function(
-            self.builder.module, ir.FunctionType(self.vector, [self.vector] * 3), name
+        return self.call(f"llvm.fma.v{self.lanes}f{self.size * 8}", self.vector, x, y, z)
+
+    def line_of(self, table: list[list[int]], index: Any) -> Any:
+        """A line of a table of words of four bytes, which is part of the code."""
+        line = ir.VectorType(ir.IntType(32), len(table[0]))
+        kept = cgutils.global_constant(
+            self.builder,
+            "table",
+            ir.Constant(ir.ArrayType(line, len(table)), [ir.Constant(line, row) for row in table]),
         )
-        return self.builder.call(function, [x, y, z])
+        return self.builder.load(self.builder.gep(kept, [ir.Constant(_INT, 0), index]), align=4)
 
     def sum(self, vector: Any) -> Any:
         """The sum of a vector's numbers, by halving it."""
@@ -244,21 +262,31 @@ def _scatter(vectors: int) -> Any:
 def _blend(lines: int) -> Any:
     @intrinsic
     def blend(
-        typing: Any, n: Any, values: Any, columns: Any, start: Any, factor: Any, w: Any, w_at: Any, z: Any, z_at: Any
+        typing: Any,
+        n: Any,
+        values: Any,
+        columns: Any,
+        start: Any,
+        factor: Any,
+        w: Any,
+        w_at: Any,
+        w_row: Any,
+        z: Any,
+        z_at: Any,
     ) -> Any:
-        """z += sum over the ``lines`` p from start on of factor * values[p] * W[columns[p]], rows of n numbers, read in their order."""
+        """z += sum over the ``lines`` p from start on of factor * values[p] * W[columns[p]], n numbers of each row, read in their order."""
         i8 = types.int64
-        signature = types.void(i8, values, columns, i8, values.dtype, w, i8, z, i8)
+        signature = types.void(i8, values, columns, i8, values.dtype, w, i8, i8, z, i8)
 
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            n, values, columns, start, factor, w, w_at, z, z_at = args
+            n, values, columns, start, factor, w, w_at, w_row, z, z_at = args
             code = _Code(context, builder, signature.args[1])
             values = code.pointer(signature.args[1], values, start)
             columns = code.pointer(signature.args[2], columns, start)
             w = code.pointer(signature.args[5], w, w_at)
-            z = code.pointer(signature.args[7], z, z_at)
+            z = code.pointer(signature.args[8], z, z_at)
             xs = [code.splat(builder.fmul(factor, builder.load(code.at(values, p)))) for p in range(lines)]
-            rows = [code.at(w, (builder.sext(builder.load(code.at(columns, p)), _INT), n)) for p in range(lines)]
+            rows = [code.at(w, (builder.sext(builder.load(code.at(columns, p)), _INT), w_row)) for p in range(lines)]
 
             def body(j: Any, _: Sequence[Any]) -> list[Any]:
                 place = code.at(z, j)
@@ -334,11 +362,37 @@ def fill_rows(typing: Any, m: Any, n: Any, row: Any, row_at: Any, c: Any, c_at: 
     return signature, generate
 
 
+def _by_instruction(code: _Code, chosen: Any, vector: Any, columns: Any) -> tuple[Any, Any]:
+    """The chosen numbers of a vector, and their columns, moved to its front."""
+    name = f"llvm.x86.avx512.mask.compress.v{code.lanes}"
+    none = (ir.Constant(one.type, None) for one in (vector, columns))
+    return (
+        code.call(f"{name}f{code.size * 8}", vector.type, vector, next(none), chosen),
+        code.call(f"{name}i32", columns.type, columns, next(none), chosen),
+    )
+
+
+def _by_table(code: _Code, chosen: Any, vector: Any, columns: Any) -> tuple[Any, Any]:
+    """The same by a table of what is moved where: of the words of four bytes that numbers are made of, and of columns."""
+    lanes, words, word = code.lanes, code.size // 4, ir.IntType(32)
+    orders = [sorted(range(lanes), key=lambda lane: not mask >> lane & 1) for mask in range(2**lanes)]
+    of_words = [[lane * words + k for lane in order for k in range(words)] for order in orders]
+    mask = code.builder.zext(code.builder.bitcast(chosen, ir.IntType(lanes)), _INT)
+    moved = code.call(
+        "llvm.x86.avx2.permps",
+        ir.VectorType(ir.FloatType(), lanes * words),
+        code.builder.bitcast(vector, ir.VectorType(ir.FloatType(), lanes * words)),
+        code.line_of(of_words, mask),
+    )
+    first = code.builder.sub(columns, ir.Constant(ir.VectorType(word, lanes), list(range(lanes))))
+    return code.builder.bitcast(moved, code.vector), code.builder.add(first, code.line_of(orders, mask))
+
+
 @intrinsic
 def compress(typing: Any, x: Any, n: Any, values: Any, columns: Any, p: Any) -> Any:
     """The nonzero numbers of x[:n], n of whole vectors, and their columns, from p on; where they end.
 
-    A whole vector is written each time: beyond the end there must be room for one more. Needs ``HAS_COMPRESS``.
+    A whole vector is written each time: beyond the end there must be room for one more. Needs ``MOVES_TOGETHER``.
     """
     i8 = types.int64
     signature = i8(x, i8, values, columns, i8)
@@ -350,14 +404,8 @@ def compress(typing: Any, x: Any, n: Any, values: Any, columns: Any, p: Any) -> 
         x, values, columns = (
             code.pointer(signature.args[i], array, zero) for i, array in ((0, x), (2, values), (3, columns))
         )
-        column_vector, bits = ir.VectorType(i4, lanes), ir.VectorType(ir.IntType(1), lanes)
-
-        def move_together(vector: Any, kind: str, chosen: Any) -> Any:
-            name = f"llvm.x86.avx512.mask.compress.v{lanes}{kind}"
-            function = cgutils.get_or_insert_function(
-                builder.module, ir.FunctionType(vector.type, [vector.type, vector.type, bits]), name
-            )
-            return builder.call(function, [vector, ir.Constant(vector.type, None), chosen])
+        column_vector = ir.VectorType(i4, lanes)
+        moved = _by_instruction if HAS_COMPRESS else _by_table
 
         def body(i: Any, carried: Sequence[Any]) -> list[Any]:
             (end,) = carried
@@ -368,9 +416,9 @@ def compress(typing: Any, x: Any, n: Any, values: Any, columns: Any, p: Any) -> 
                 builder.shuffle_vector(first, first, ir.Constant(column_vector, None)),
                 ir.Constant(column_vector, list(range(lanes))),
             )
-            code.store(move_together(vector, f"f{code.size * 8}", chosen), code.at(values, end))
-            place = builder.bitcast(code.at(columns, end), column_vector.as_pointer())
-            builder.store(move_together(numbers, "i32", chosen), place, align=4)
+            front, places = moved(code, chosen, vector, numbers)
+            code.store(front, code.at(values, end))
+            builder.store(places, builder.bitcast(code.at(columns, end), column_vector.as_pointer()), align=4)
             mask = builder.bitcast(chosen, ir.IntType(lanes))
             return [builder.add(end, builder.zext(builder.ctpop(mask), _INT))]
 
