@@ -39,7 +39,7 @@ def seconds(call: Callable[[], object], work: float) -> float:
 @numba.njit(nogil=True)
 def _read(n: int, values, columns, w, z) -> None:
     for r in range(n):
-        matrices.add_lines(values, columns, r * 150, r * 150 + 150, w, ZERO, np.int64(112), z, ZERO)
+        matrices.add_lines(values, columns, r * 150, r * 150 + 150, z.dtype.type(1.0), w, ZERO, np.int64(112), z, ZERO)
 
 
 @numba.njit(nogil=True)

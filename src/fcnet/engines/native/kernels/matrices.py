@@ -31,8 +31,6 @@ DEPTH = 1024
 """Numbers of the inner dimension at a time, so that a panel of the right-hand matrix stays in the cache."""
 PANEL = 128 if VECTOR_BYTES == 64 else 256
 """The same where a panel is gathered into memory of its own: half of the nearest cache, or all of it."""
-COLUMNS_BYTES = 3 << 17
-"""Rows that are lists read columns of a matrix which take up about so many bytes, again and again."""
 GATHER_ROWS = 16
 """Gathering panels pays for so many rows, where lines of the matrix are as long as ``GATHER_FROM``."""
 
@@ -151,68 +149,32 @@ scatter_1, scatter_2, scatter_3, scatter_4, scatter_5, scatter_6, scatter_7, sca
 
 
 @jit()
-def _add_columns(v: int, values: Any, columns: Any, start: int, stop: int, factor: Any, w: Any, w_at: int, w_row: int, z: Any, z_at: int) -> None:  # fmt: skip
-    """The same for v vectors of each row of W, whose rows begin ``w_row`` numbers apart."""
-    if v == 8:
-        gather_8(values, columns, start, stop, factor, w, w_at, w_row, z, z_at)
-    elif v == 7:
-        gather_7(values, columns, start, stop, factor, w, w_at, w_row, z, z_at)
-    elif v == 6:
-        gather_6(values, columns, start, stop, factor, w, w_at, w_row, z, z_at)
-    elif v == 5:
-        gather_5(values, columns, start, stop, factor, w, w_at, w_row, z, z_at)
-    elif v == 4:
-        gather_4(values, columns, start, stop, factor, w, w_at, w_row, z, z_at)
-    elif v == 3:
-        gather_3(values, columns, start, stop, factor, w, w_at, w_row, z, z_at)
-    elif v == 2:
-        gather_2(values, columns, start, stop, factor, w, w_at, w_row, z, z_at)
-    else:
-        gather_1(values, columns, start, stop, factor, w, w_at, w_row, z, z_at)
-
-
-@jit()
-def add_lines(n: int, values: Any, columns: Any, start: int, stop: int, factor: Any, w: Any, w_at: int, w_row: int, z: Any, z_at: int) -> None:  # fmt: skip
-    """z += factor * values . W over a row's nonzero numbers, for n numbers of W's rows, which begin ``w_row`` numbers apart."""
+def add_lines(values: Any, columns: Any, start: int, stop: int, factor: Any, w: Any, w_at: int, n: int, z: Any, z_at: int) -> None:  # fmt: skip
+    """z += factor * values . W over a row's nonzero numbers; W has rows of n numbers."""
     v = n // (VECTOR_BYTES // values.itemsize)
     if v > SPARSE_VECTORS:  # rows too wide for the registers are read whole, as memory likes it
         while start + 4 <= stop:
-            blend_four(n, values, columns, start, factor, w, w_at, w_row, z, z_at)
+            blend_four(n, values, columns, start, factor, w, w_at, z, z_at)
             start += 4
         while start < stop:
-            blend_one(n, values, columns, start, factor, w, w_at, w_row, z, z_at)
+            blend_one(n, values, columns, start, factor, w, w_at, z, z_at)
             start += 1
     elif v == 8:
-        gather_8(values, columns, start, stop, factor, w, w_at, w_row, z, z_at)
+        gather_8(values, columns, start, stop, factor, w, w_at, n, z, z_at)
     elif v == 7:
-        gather_7(values, columns, start, stop, factor, w, w_at, w_row, z, z_at)
+        gather_7(values, columns, start, stop, factor, w, w_at, n, z, z_at)
     elif v == 6:
-        gather_6(values, columns, start, stop, factor, w, w_at, w_row, z, z_at)
+        gather_6(values, columns, start, stop, factor, w, w_at, n, z, z_at)
     elif v == 5:
-        gather_5(values, columns, start, stop, factor, w, w_at, w_row, z, z_at)
+        gather_5(values, columns, start, stop, factor, w, w_at, n, z, z_at)
     elif v == 4:
-        gather_4(values, columns, start, stop, factor, w, w_at, w_row, z, z_at)
+        gather_4(values, columns, start, stop, factor, w, w_at, n, z, z_at)
     elif v == 3:
-        gather_3(values, columns, start, stop, factor, w, w_at, w_row, z, z_at)
+        gather_3(values, columns, start, stop, factor, w, w_at, n, z, z_at)
     elif v == 2:
-        gather_2(values, columns, start, stop, factor, w, w_at, w_row, z, z_at)
+        gather_2(values, columns, start, stop, factor, w, w_at, n, z, z_at)
     else:
-        gather_1(values, columns, start, stop, factor, w, w_at, w_row, z, z_at)
-
-
-@jit()
-def add_lists(n_in: int, n: int, data: Any, batch: Any, first: int, last: int, factor: Any, w: Any, w_at: int, z: Any, z_at: int) -> None:  # fmt: skip
-    """The same for rows first to last of a batch, and all of W ``(n_in, n)``; the first row's sums begin at z_at.
-
-    So many columns of W at a time as stay in the cache while all rows read them.
-    """
-    lanes, end = VECTOR_BYTES // z.itemsize, data.splits.shape[1] - 1
-    some = n if last - first == 1 else max(SPARSE_VECTORS, COLUMNS_BYTES // (n_in * VECTOR_BYTES)) * lanes
-    for j in range(ZERO, n, some):
-        for r in range(first, last):
-            row = batch[r, 0]
-            start, stop, at = data.splits[row, 0], data.splits[row, end], z_at + (r - first) * n + j
-            add_lines(min(some, n - j), data.values, data.columns, start, stop, factor, w, w_at + j, n, z, at)
+        gather_1(values, columns, start, stop, factor, w, w_at, n, z, z_at)
 
 
 @jit()

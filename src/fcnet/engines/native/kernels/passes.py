@@ -11,7 +11,6 @@ from fcnet.engines.native.kernels.matrices import (
     ONE,
     ZERO,
     add_lines,
-    add_lists,
     list_nonzeros,
     multiply_nn,
     multiply_nt,
@@ -95,15 +94,18 @@ def forward(layout: IntMatrix, start: int, parameters: Numbers, scale: float, da
                             h[j] *= masked[j]
         fill_rows(last - first, out_pad, parameters, line[B_AT], rows, line[A_AT] + first * out_pad)
         if sparse:
-            factor, a_at = rows.dtype.type(scale), line[A_AT] + first * out_pad
-            add_lists(n_in, out_pad, data, batch, first, last, factor, parameters, line[W_AT], rows, a_at)
+            factor = rows.dtype.type(scale)
+            for r in range(first, last):
+                row, at = batch[r, 0], line[A_AT] + r * out_pad
+                start, stop = data.splits[row, 0], data.splits[row, data.splits.shape[1] - 1]
+                add_lines(data.values, data.columns, start, stop, factor, parameters, line[W_AT], out_pad, rows, at)
         else:
             m, x_at, a_at = last - first, line[IN_AT] + first * in_pad, line[A_AT] + first * out_pad
             if m == 1 and not line[TRANSPOSED]:  # one row reads no more of the weights than it needs
                 values, columns = work.values[thread], work.columns[thread]
                 stop = list_nonzeros(rows[x_at : x_at + n_in], values, columns, ZERO)
                 one = rows.dtype.type(1.0)
-                add_lines(out_pad, values, columns, ZERO, stop, one, parameters, line[W_AT], out_pad, rows, a_at)
+                add_lines(values, columns, ZERO, stop, one, parameters, line[W_AT], out_pad, rows, a_at)
             elif line[TRANSPOSED]:
                 multiply_nt(m, n_out, in_pad, rows, x_at, in_pad, parameters, line[W_AT], in_pad, rows, a_at, out_pad)
             else:

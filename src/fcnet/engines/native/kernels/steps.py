@@ -262,7 +262,7 @@ def advance_by_units(layout: IntMatrix, parameters: Numbers, slots: Matrix, scal
         factor = rows.dtype.type(scale_of_weights)
         for r in range(n):
             p, q = data.splits[batch[r, 0], 0], data.splits[batch[r, 0], data.splits.shape[1] - 1]
-            add_lines(width, data.values, data.columns, p, q, factor, mine, w_at, width, shared, at + r * width)
+            add_lines(data.values, data.columns, p, q, factor, mine, w_at, width, shared, at + r * width)
         for r in range(n):
             f_at = line[F_AT] + r * out_pad + first
             activate(line[ACTIVATION], shared[at + r * width : at + (r + 1) * width], rows[f_at : f_at + width])

@@ -262,31 +262,21 @@ def _scatter(vectors: int) -> Any:
 def _blend(lines: int) -> Any:
     @intrinsic
     def blend(
-        typing: Any,
-        n: Any,
-        values: Any,
-        columns: Any,
-        start: Any,
-        factor: Any,
-        w: Any,
-        w_at: Any,
-        w_row: Any,
-        z: Any,
-        z_at: Any,
+        typing: Any, n: Any, values: Any, columns: Any, start: Any, factor: Any, w: Any, w_at: Any, z: Any, z_at: Any
     ) -> Any:
-        """z += sum over the ``lines`` p from start on of factor * values[p] * W[columns[p]], n numbers of each row, read in their order."""
+        """z += sum over the ``lines`` p from start on of factor * values[p] * W[columns[p]], rows of n numbers, read in their order."""
         i8 = types.int64
-        signature = types.void(i8, values, columns, i8, values.dtype, w, i8, i8, z, i8)
+        signature = types.void(i8, values, columns, i8, values.dtype, w, i8, z, i8)
 
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            n, values, columns, start, factor, w, w_at, w_row, z, z_at = args
+            n, values, columns, start, factor, w, w_at, z, z_at = args
             code = _Code(context, builder, signature.args[1])
             values = code.pointer(signature.args[1], values, start)
             columns = code.pointer(signature.args[2], columns, start)
             w = code.pointer(signature.args[5], w, w_at)
-            z = code.pointer(signature.args[8], z, z_at)
+            z = code.pointer(signature.args[7], z, z_at)
             xs = [code.splat(builder.fmul(factor, builder.load(code.at(values, p)))) for p in range(lines)]
-            rows = [code.at(w, (builder.sext(builder.load(code.at(columns, p)), _INT), w_row)) for p in range(lines)]
+            rows = [code.at(w, (builder.sext(builder.load(code.at(columns, p)), _INT), n)) for p in range(lines)]
 
             def body(j: Any, _: Sequence[Any]) -> list[Any]:
                 place = code.at(z, j)
