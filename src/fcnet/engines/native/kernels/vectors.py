@@ -355,26 +355,21 @@ def fill_rows(typing: Any, m: Any, n: Any, row: Any, row_at: Any, c: Any, c_at: 
 def _by_instruction(code: _Code, chosen: Any, vector: Any, columns: Any) -> tuple[Any, Any]:
     """The chosen numbers of a vector, and their columns, moved to its front."""
     name = f"llvm.x86.avx512.mask.compress.v{code.lanes}"
-    none = (ir.Constant(one.type, None) for one in (vector, columns))
     return (
-        code.call(f"{name}f{code.size * 8}", vector.type, vector, next(none), chosen),
-        code.call(f"{name}i32", columns.type, columns, next(none), chosen),
+        code.call(f"{name}f{code.size * 8}", vector.type, vector, ir.Constant(vector.type, None), chosen),
+        code.call(f"{name}i32", columns.type, columns, ir.Constant(columns.type, None), chosen),
     )
 
 
 def _by_table(code: _Code, chosen: Any, vector: Any, columns: Any) -> tuple[Any, Any]:
     """The same by a table of what is moved where: of the words of four bytes that numbers are made of, and of columns."""
-    lanes, words, word = code.lanes, code.size // 4, ir.IntType(32)
+    lanes, words = code.lanes, code.size // 4
     orders = [sorted(range(lanes), key=lambda lane: not mask >> lane & 1) for mask in range(2**lanes)]
     of_words = [[lane * words + k for lane in order for k in range(words)] for order in orders]
     mask = code.builder.zext(code.builder.bitcast(chosen, ir.IntType(lanes)), _INT)
-    moved = code.call(
-        "llvm.x86.avx2.permps",
-        ir.VectorType(ir.FloatType(), lanes * words),
-        code.builder.bitcast(vector, ir.VectorType(ir.FloatType(), lanes * words)),
-        code.line_of(of_words, mask),
-    )
-    first = code.builder.sub(columns, ir.Constant(ir.VectorType(word, lanes), list(range(lanes))))
+    pieces = code.builder.bitcast(vector, ir.VectorType(ir.FloatType(), lanes * words))
+    moved = code.call("llvm.x86.avx2.permps", pieces.type, pieces, code.line_of(of_words, mask))
+    first = code.builder.sub(columns, ir.Constant(columns.type, list(range(lanes))))
     return code.builder.bitcast(moved, code.vector), code.builder.add(first, code.line_of(orders, mask))
 
 
