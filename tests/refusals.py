@@ -638,6 +638,7 @@ FILES = (
             "one class": table_of(classifier, classes=["a"]),
             "another number of classes": table_of(classifier, classes=["a", "b", "c"]),
             "a temperature of 0": table_of(classifier, temperature=0),
+            "targets smoothed away": table_of(classifier, label_smoothing=1),
             "columns that are none": table_of(classifier, columns={"columns": 3}),
         },
     ),

@@ -17,6 +17,7 @@ from fcnet import loop
 from fcnet.cli.app import main
 from fcnet.data import delimited
 from fcnet.errors import FileError
+from fcnet.tabular import saved
 from fcnet.tabular.estimators import load_estimator
 
 COMMAND = Path(sys.executable).with_name("fcnet")
@@ -243,7 +244,7 @@ def test_a_damaged_run_is_an_error(trained):
             "{",
             "[" * 100_000,
             content.replace("fcnet.table", "other"),
-            content.replace('"version": 2', '"version": 3'),
+            json.dumps(description | {"version": saved.VERSION + 1}),
         ):
             file.write_text(text)
             with pytest.raises(FileError):

@@ -19,7 +19,14 @@ from sklearn.utils.estimator_checks import check_estimator
 from fcnet import TabularClassifier, TabularRegressor
 from fcnet.data.table import read_table
 from fcnet.errors import FileError, InputError, TrainingWarning
-from fcnet.tabular.calibration import expected_calibration_error, fit_temperature, interval_correction, tempered
+from fcnet.tabular.calibration import (
+    expected_calibration_error,
+    fit_temperature,
+    interval_correction,
+    tempered,
+    unsmoothed,
+)
+from fcnet.tabular.frames import as_frame
 from fcnet.tabular.recipe import FEWEST_EPOCHS, PRESETS, CosineLog
 from fcnet.tabular.rounds import best_share
 
@@ -371,6 +378,46 @@ def test_a_temperature_undoes_too_much_confidence():
     assert fit_temperature(sure, labels) == pytest.approx(3.0, rel=0.05)
     assert expected_calibration_error(sure, labels) > 0.15
     assert expected_calibration_error(tempered(sure, 3.0), labels) < 0.02
+
+
+def test_smoothing_is_taken_back():
+    truth = np.random.default_rng(0).dirichlet(np.full(4, 0.5), size=1000)
+    answers = 0.9 * truth + 0.1 / 4
+    taken_back = unsmoothed(answers, 0.1)
+    assert np.abs(taken_back - truth).max() < 0.1 / 4
+    sure = truth.min(axis=1) > 0.1
+    assert np.abs(taken_back - truth)[sure].max() < 2e-3
+    assert unsmoothed(answers, 0.0) is answers
+
+
+def test_taking_smoothing_back_keeps_the_order_of_answers_below_it():
+    answers = np.array([[0.9979, 0.002, 0.0001]])
+    assert list(unsmoothed(answers, 0.1)[0].argsort()) == [2, 1, 0]
+    assert (unsmoothed(answers, 0.1) > 0.0).all()
+
+
+def test_smoothed_targets_leave_probabilities_that_are_right():
+    draw = np.random.default_rng(0)
+    X = draw.normal(size=(12_000, 2))
+    p = 1.0 / (1.0 + np.exp(-3.0 * X[:, 0]))
+    y = (draw.random(len(X)) < p).astype(int)
+    model = TabularClassifier("fast", random_state=0).fit(X[:6000], y[:6000])
+    wrong = np.abs(model.predict_proba(X[6000:])[:, 1] - p[6000:]).mean()
+    assert wrong < 0.02
+    assert model.temperature_ == pytest.approx(1.0, abs=0.1)
+
+
+def test_a_file_of_version_2_answers_as_it_did(tmp_path):
+    draw = np.random.default_rng(0)
+    X = draw.normal(size=(200, 3))
+    model = TabularClassifier("fast", random_state=0).fit(X, X.sum(axis=1) > 0.0)
+    model.save(tmp_path)
+    file = tmp_path / "table.json"
+    description = json.loads(file.read_text()) | {"version": 2, "temperature": 1.0}
+    del description["label_smoothing"]
+    file.write_text(json.dumps(description))
+    old = TabularClassifier.load(tmp_path)
+    np.testing.assert_allclose(old.predict_proba(X), old._outputs(as_frame(X)), rtol=1e-6)
 
 
 def test_calibration_error_by_hand():

@@ -10,6 +10,22 @@ from numpy.typing import NDArray
 _SMALLEST = 1e-30
 """Probabilities are at least this before their logarithm."""
 _BINS = 15
+_SHARPNESS = 0.2
+"""The width of the bend at 0 of ``unsmoothed``, in parts of what smoothing adds to a class."""
+
+
+def unsmoothed(probabilities: NDArray[np.float64], smoothing: float) -> NDArray[np.float64]:
+    """What a network would answer if its targets had not been smoothed, ``(n_rows, n_classes)``.
+
+    Trained on (1 - e) of its class and e / K of each of K classes, it learns (1 - e) p + e / K of the probabilities p. They are got
+    back by that line, bent where it would fall below 0, which an answer off by a little does; their order is kept.
+    """
+    if smoothing == 0.0:
+        return probabilities
+    added = smoothing / probabilities.shape[1]
+    above = probabilities - added
+    positive = above + np.hypot(above, _SHARPNESS * added)
+    return positive / positive.sum(axis=1, keepdims=True)
 
 
 def tempered(probabilities: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:

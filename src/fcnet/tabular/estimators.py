@@ -27,6 +27,7 @@ from fcnet.tabular.calibration import (
     fit_temperature,
     interval_correction,
     tempered,
+    unsmoothed,
 )
 from fcnet.tabular.columns import ENOUGH_ROWS, Columns
 from fcnet.tabular.estimator import TabularEstimator
@@ -58,10 +59,11 @@ class TabularClassifier(ClassifierMixin, TabularEstimator):
         classes_: sorted.
         columns_: what each column was taken for; see ``summary()``.
         leaks_: the columns that may give the answer away, and why.
-        temperature_: what the networks' log-probabilities are divided by.
+        label_smoothing_: the share of each class target that was spread over all classes in training, taken back from the answers.
+        temperature_: what the logarithms of these are then divided by.
         validation_score_: the accuracy on the rows set aside.
-        ece_, uncalibrated_ece_: the expected calibration error on them, with the temperature and without. The temperature was
-            chosen on the same rows, so new rows show a little more.
+        ece_, uncalibrated_ece_: the expected calibration error on them, with both and without. The temperature was chosen on
+            the same rows, so new rows show a little more.
         history_: of the first network.
         members_, architecture_: the networks' arrays, and their shape.
         shares_: the part of the answer that each network has.
@@ -145,10 +147,12 @@ class TabularClassifier(ClassifierMixin, TabularEstimator):
         parts = split.parts(lambda target: target)
         networks, interrupt = self._train_networks(self.architecture_, recipe, class_cost(recipe), parts, deadline)
         raw, held_target, weights = self._keep(networks, split)
-        self.temperature_ = fit_temperature(raw, held_target, weights)
+        self.label_smoothing_ = recipe.label_smoothing
+        unsmooth = unsmoothed(raw, recipe.label_smoothing)
+        self.temperature_ = fit_temperature(unsmooth, held_target, weights)
         self.validation_score_ = self._score(raw, held_target, weights)
         self.uncalibrated_ece_ = expected_calibration_error(raw, held_target, weights)
-        self.ece_ = expected_calibration_error(tempered(raw, self.temperature_), held_target, weights)
+        self.ece_ = expected_calibration_error(tempered(unsmooth, self.temperature_), held_target, weights)
         if interrupt is not None:
             raise interrupt
 
@@ -172,7 +176,7 @@ class TabularClassifier(ClassifierMixin, TabularEstimator):
 
     def proba_of(self, frame: polars.DataFrame, first_row: int = 1) -> NDArray[np.float64]:
         """``predict_proba`` of a Polars frame whose first row has this number in messages."""
-        return tempered(self._outputs(frame, first_row), self.temperature_)
+        return tempered(unsmoothed(self._outputs(frame, first_row), self.label_smoothing_), self.temperature_)
 
     def _log_likelihood(
         self, outputs: NDArray[np.float64], target: NDArray[Any], weights: NDArray[np.float64]
@@ -189,7 +193,12 @@ class TabularClassifier(ClassifierMixin, TabularEstimator):
         classes = self.classes_.tolist()
         if not all(isinstance(label, str | int | float | bool) for label in classes):
             raise InputError(f"Classes must be text, numbers or booleans to be saved, got {type(classes[0]).__name__}.")
-        return {"classes": classes, "temperature": self.temperature_, "ece": self.ece_}, {}
+        return {
+            "classes": classes,
+            "label_smoothing": self.label_smoothing_,
+            "temperature": self.temperature_,
+            "ece": self.ece_,
+        }, {}
 
     @classmethod
     def _of_description(cls, files: Files) -> tuple[Self, int]:
@@ -199,6 +208,7 @@ class TabularClassifier(ClassifierMixin, TabularEstimator):
         if len(classes) < 2 or len(kinds) != 1 or not kinds <= {str, int, float, bool}:
             raise InputError("its classes are not two or more of one type")
         estimator.classes_ = np.array(classes)
+        estimator.label_smoothing_ = files.label_smoothing()
         estimator.temperature_ = files.number("temperature", above=0.0)
         estimator.ece_ = files.number("ece")
         return estimator, len(classes)
@@ -207,7 +217,7 @@ class TabularClassifier(ClassifierMixin, TabularEstimator):
         """How the training went, in a line."""
         return (
             f"{self._network_words()}; on the rows set aside: accuracy {self.validation_score_:.2%}, calibration error "
-            f"{self.ece_:.3f} ({self.uncalibrated_ece_:.3f} before the temperature of {self.temperature_:.2f})"
+            f"{self.ece_:.3f} ({self.uncalibrated_ece_:.3f} before calibration; temperature {self.temperature_:.2f})"
         )
 
 

@@ -24,7 +24,7 @@ from fcnet.network import Network
 
 TABLE_FILE = "table.json"
 FORMAT = "fcnet.table"
-VERSION = 2
+VERSION = 3
 """Raised when an older fcnet could not read what this one writes."""
 _LIMIT = 1 << 28
 """Bytes of ``table.json``."""
@@ -97,6 +97,13 @@ class Files:
         if isinstance(number, bool) or not isinstance(number, int | float) or not (above < number < math.inf):
             raise InputError(f"{name} is {number!r:.50}")
         return float(number)
+
+    def label_smoothing(self) -> float:
+        """What the networks' class targets were smoothed by; files before version 3 do not take it back."""
+        smoothing = self.number("label_smoothing") if "label_smoothing" in self.description else 0.0
+        if not 0.0 <= smoothing < 1.0:
+            raise InputError(f"label_smoothing is {smoothing:g}")
+        return smoothing
 
     def shares(self) -> NDArray[np.float64]:
         """What part of the answer each network has; alike in files of version 1."""
