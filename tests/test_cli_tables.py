@@ -21,6 +21,11 @@ from fcnet.tabular import saved
 from fcnet.tabular.estimators import load_estimator
 
 COMMAND = Path(sys.executable).with_name("fcnet")
+CLASSES = ("train", "flowers.csv", "--target", "kind", "--preset", "fast", "--out", "classes", "--json")
+VALUES = (
+    *("train", "flowers.csv", "--target", "price", "--preset", "fast", "--drop", "kind", "--interval", "0.8"),
+    *("--out", "values", "--json"),
+)
 
 
 def flowers(n=300, seed=0):
@@ -33,6 +38,16 @@ def flowers(n=300, seed=0):
     })  # fmt: skip
 
 
+def called(monkeypatch, folder, *arguments):
+    """Run the command in this process and in a folder: its exit code."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(sys, "argv", ["fcnet", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return ended.value.code or 0
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A folder with tables and two runs, ``classes`` and ``values``."""
@@ -40,28 +55,24 @@ def trained(tmp_path_factory):
     flowers().write_csv(folder / "flowers.csv")
     flowers(150, seed=1).write_csv(folder / "new.csv")
     flowers(150, seed=1).write_parquet(folder / "new.parquet")
+    with pytest.MonkeyPatch.context() as patch:
+        assert called(patch, folder, *CLASSES) == 0
+        assert called(patch, folder, *VALUES) == 0
     return folder
 
 
 @pytest.fixture
 def fcnet_(monkeypatch, capfdbinary, trained):
-    monkeypatch.chdir(trained)
-    monkeypatch.setenv("COLUMNS", "200")
-
     def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["fcnet", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
+        code = called(monkeypatch, trained, *arguments)
         out, err = capfdbinary.readouterr()
-        return ended.value.code or 0, out.decode(), err.decode()
+        return code, out.decode(), err.decode()
 
     return run
 
 
 def test_train_classes(fcnet_, trained):
-    code, out, err = fcnet_(
-        "train", "flowers.csv", "--target", "kind", "--preset", "fast", "--out", "classes", "--json"
-    )
+    code, out, err = fcnet_(*CLASSES, "--overwrite")
     assert code == 0, err
     assert "'kind' is taken for classes" in err
     assert "width   number" in err
@@ -106,20 +117,7 @@ def test_predict_in_batches(fcnet_, trained, monkeypatch):
 
 
 def test_values_with_intervals(fcnet_, trained):
-    arguments = (
-        "--target",
-        "price",
-        "--preset",
-        "fast",
-        "--drop",
-        "kind",
-        "--interval",
-        0.8,
-        "--out",
-        "values",
-        "--json",
-    )
-    code, out, err = fcnet_("train", "flowers.csv", *arguments)
+    code, out, err = fcnet_(*VALUES, "--overwrite")
     assert code == 0, err
     results = json.loads(out.splitlines()[-1])
     assert results["test"]["r2"] > 0.5
@@ -131,27 +129,14 @@ def test_values_with_intervals(fcnet_, trained):
     estimator, description = load_estimator(trained / "values")
     assert description["target"] == "price"
     np.testing.assert_allclose(estimator.predict(flowers(150, seed=1)), frame["prediction"].to_numpy(), rtol=1e-5)
-    code, out, err = fcnet_("train", "flowers.csv", *arguments, "--overwrite")
-    assert code == 0, err
 
 
 def test_a_split_column_decides(fcnet_, trained):
     parts = ["train"] * 200 + ["validation"] * 50 + ["test"] * 50
     flowers().with_columns(polars.Series("__split__", parts)).write_csv(trained / "split.csv")
     code, out, err = fcnet_(
-        *(
-            "train",
-            "split.csv",
-            "--target",
-            "kind",
-            "--preset",
-            "fast",
-            "--split-column",
-            "__split__",
-            "--out",
-            "split",
-            "--json",
-        )
+        *("train", "split.csv", "--target", "kind", "--preset", "fast", "--split-column", "__split__"),
+        *("--out", "split", "--json"),
     )
     assert code == 0, err
     assert json.loads(out.splitlines()[-1])["rows"] == {"train": 200, "validation": 50, "test": 50}
