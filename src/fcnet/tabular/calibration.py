@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 _SMALLEST = 1e-30
 """Probabilities are at least this before their logarithm."""
 _BINS = 15
-_SHARPNESS = 0.2
+_BEND = 0.2
 """The width of the bend at 0 of ``unsmoothed``, in parts of what smoothing adds to a class."""
 
 
@@ -24,7 +24,7 @@ def unsmoothed(probabilities: NDArray[np.float64], smoothing: float) -> NDArray[
         return probabilities
     added = smoothing / probabilities.shape[1]
     above = probabilities - added
-    positive = above + np.hypot(above, _SHARPNESS * added)
+    positive = above + np.hypot(above, _BEND * added)
     return positive / positive.sum(axis=1, keepdims=True)
 
 

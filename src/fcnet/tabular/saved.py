@@ -100,7 +100,9 @@ class Files:
 
     def label_smoothing(self) -> float:
         """What the networks' class targets were smoothed by; files before version 3 do not take it back."""
-        smoothing = self.number("label_smoothing") if "label_smoothing" in self.description else 0.0
+        if self.description["version"] < 3:
+            return 0.0
+        smoothing = self.number("label_smoothing")
         if not 0.0 <= smoothing < 1.0:
             raise InputError(f"label_smoothing is {smoothing:g}")
         return smoothing
