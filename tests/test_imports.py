@@ -69,6 +69,7 @@ ORDER = [
     "tabular.values",
     "tabular.columns",
     "tabular.leaks",
+    "tabular.together",
     "tabular.recipe",
     "tabular.room",
     "tabular.rounds",

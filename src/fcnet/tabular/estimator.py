@@ -39,9 +39,10 @@ from fcnet.tabular.recipe import (
     network_of,
     train_members,
 )
-from fcnet.tabular.room import room_of
+from fcnet.tabular.room import feature_bytes, room_of
 from fcnet.tabular.rounds import Judged, Rows, Split, best_share
 from fcnet.tabular.saved import Files
+from fcnet.tabular.together import at_once
 
 if TYPE_CHECKING:
     import polars
@@ -75,6 +76,7 @@ class TabularEstimator(BaseEstimator):
     history_: History
     _random: np.random.RandomState
     _recipe: Recipe
+    _at_once: int
 
     # --- Training -----------------------------------------------------------------------------------------------------
 
@@ -94,7 +96,8 @@ class TabularEstimator(BaseEstimator):
             print(self.columns_.summary(), file=sys.stderr)
         self._warn(frame, target)
         self.architecture_ = self._architecture()
-        room = room_of(frame, self.columns_, self.architecture_, self._recipe)
+        self._at_once = at_once(self._recipe.members, feature_bytes(self.columns_, frame.height), self.n_threads)
+        room = room_of(frame, self.columns_, self.architecture_, self._recipe, self._at_once)
         if self.verbose:
             print(f"memory: {room}", file=sys.stderr)
         room.check()
@@ -146,7 +149,7 @@ class TabularEstimator(BaseEstimator):
         parts: Callable[[int], tuple[Part, Part]],
         deadline: float,
     ) -> tuple[list[Network], BaseException | None]:
-        machine = Machine(self.engine, self.device, self.n_threads, self.verbose)
+        machine = Machine(self.engine, self.device, self.n_threads, self.verbose, self._at_once)
         random = self._random
         with warnings.catch_warnings():  # a first epoch that guesses badly is no news of a table
             warnings.simplefilter("ignore", TrainingWarning)

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from typing import Any
 
 import numpy as np
@@ -21,11 +21,15 @@ from fcnet import costs, initializers
 from fcnet.activations import activation_named, linear
 from fcnet.costs import Cost
 from fcnet.data.arrays import Part
-from fcnet.history import History
+from fcnet.engines.choose import choose
+from fcnet.engines.contract import Program
+from fcnet.engines.native.threads import available_threads
+from fcnet.history import History, Observer
 from fcnet.layers import FullyConnectedLayer, Layer, SoftmaxLayer
 from fcnet.model import weights_name
 from fcnet.network import Network
 from fcnet.optimizers import AdamW
+from fcnet.tabular.together import Ends, share_out
 from fcnet.training import train
 
 
@@ -175,12 +179,17 @@ def architecture_of(network: Network) -> Architecture:
 
 @dataclass(frozen=True)
 class Machine:
-    """Where and how loudly: see ``fcnet.train``."""
+    """Where and how loudly: see ``fcnet.train``.
+
+    Attributes:
+        at_once: networks that train at the same time on the native engine, see ``together``; others train one after the other.
+    """
 
     engine: str
     device: str
     n_threads: int | None
     verbose: Any
+    at_once: int = 1
 
 
 def train_members(
@@ -196,29 +205,49 @@ def train_members(
 
     The best epoch is that of the least validation cost, which swings less than accuracy does on few rows. ``parts`` answers a member's
     training and validation rows. With a deadline (on ``time.perf_counter``) one epoch is timed first, and the schedule is laid out over
-    as many as there is time for, so that rates have fallen when it ends. At least one network is trained.
+    as many as there is time for, so that rates have fallen when it ends. At least one network is trained. Those that train at the
+    same time end as they would alone, to the byte.
     """
     training, validation = parts(0)
-    recipe = recipe.laid_out(training.n_rows)
-    members: list[Network] = []
+    n_rows = training.n_rows
+    recipe = recipe.laid_out(n_rows)
     if math.isfinite(deadline):
         recipe = _in_time(recipe, architecture, cost, training, validation, seeds(), machine, deadline)
-    for place in range(recipe.members):
-        if place:
-            del training, validation  # before the next ones take as much room
-            training, validation = parts(place)
-        shape = replace(architecture, n_in=training.X.shape[1])
-        network = shape.network(min(recipe.batch_size, training.n_rows), seeds())
+    del training, validation  # before others take as much room
+    own_seeds = [seeds() for _ in range(recipe.members)]
+    networks: list[Network | None] = [None] * recipe.members
+    workers = _workers(recipe, architecture, cost, machine)
+    shared = replace(
+        machine, n_threads=available_threads(machine.n_threads) // workers if workers > 1 else machine.n_threads
+    )
+    quiet = replace(shared, verbose=False)
+
+    def train_one(member: int, ends: Ends, calling: bool) -> None:
         left = deadline - time.perf_counter()
-        if members and left <= 0:
-            break
-        budget = max(left / (recipe.members - place), 1e-3) if math.isfinite(left) else None
-        try:
-            _train(network, recipe, recipe.epochs, cost, training, validation, machine, budget)
-        except KeyboardInterrupt as interrupt:
-            return ([*members, network] if network.history and network.history.epochs else members), interrupt
-        members.append(network)
-    return members, None
+        if member and left <= 0:
+            return
+        training, validation = parts(member)
+        shape = replace(architecture, n_in=training.X.shape[1])
+        networks[member] = network = shape.network(min(recipe.batch_size, n_rows), own_seeds[member])
+        budget = max(left / -(-(recipe.members - member) // workers), 1e-3) if math.isfinite(left) else None
+        where = shared if calling else quiet
+        _train(network, recipe, recipe.epochs, cost, training, validation, where, budget, [ends])
+
+    ended = share_out(recipe.members, workers, train_one)
+    if ended is not None and not isinstance(ended, KeyboardInterrupt):
+        raise ended
+    # The ones after a member that is missing are not used: a member's number says which rows have not trained it.
+    trained = takewhile(lambda network: network and network.history and network.history.epochs, networks)
+    return list(trained), ended  # type: ignore[arg-type]
+
+
+def _workers(recipe: Recipe, architecture: Architecture, cost: Cost, machine: Machine) -> int:
+    """How many networks train at the same time on the engine that will be chosen."""
+    model, rule = architecture.network().model, AdamW(recipe.learning_rate).rule
+    choice = choose(
+        machine.engine, machine.device, Program(model, cost, rule), machine.n_threads, False, recipe.batch_size
+    )
+    return min(machine.at_once, recipe.members) if choice.engine.name == "native" else 1
 
 
 def _in_time(recipe: Recipe, architecture: Architecture, *arguments: Any) -> Recipe:
@@ -243,6 +272,7 @@ def _train(
     validation: Part,
     machine: Machine,
     budget: float | None,
+    observers: Sequence[Observer] = (),
 ) -> History:
     schedule = CosineLog(recipe.learning_rate)
     return train(
@@ -258,6 +288,7 @@ def _train(
         device=machine.device,
         n_threads=machine.n_threads,
         time_budget=budget,
+        callbacks=observers,
         verbose=machine.verbose,
     )
 

@@ -28,7 +28,8 @@ class Room:
 
     Attributes:
         table: the columns as they came.
-        features: of all rows, and once more, cut into those that train and those that are set aside.
+        features: of all rows, and once more for each network that trains at the same time, cut into those that train and those that are
+            set aside.
         passing: what one block of rows takes while it is encoded, and a column while it is looked at.
         networks: parameters, moments, and a mini-batch's outputs.
     """
@@ -61,17 +62,24 @@ class Room:
             )
 
 
-def room_of(frame: polars.DataFrame, columns: Columns, architecture: Architecture, recipe: Recipe) -> Room:
-    """The memory that a training on this table takes."""
+def feature_bytes(columns: Columns, n_rows: int) -> int:
+    """What the features of so many rows take, as a network reads them."""
     each = _LISTED * columns.filled if columns.sparse else 4 * columns.width
     if columns.sparse or columns.filled < _FEW * columns.width:
         each += _LISTED * columns.filled  # an engine's own lists, and once more, shared out to threads
+    return each * n_rows
+
+
+def room_of(
+    frame: polars.DataFrame, columns: Columns, architecture: Architecture, recipe: Recipe, at_once: int
+) -> Room:
+    """The memory that a training on this table takes, of so many networks at the same time."""
     widest = max(column.width for column in columns.used)
     sizes = (architecture.n_in, *architecture.hidden, architecture.n_out)
     parameters = sum(n_in * n_out + n_out for n_in, n_out in pairwise(sizes))
     return Room(
         table=int(frame.estimated_size()),
-        features=2 * each * frame.height,
+        features=(1 + at_once) * feature_bytes(columns, frame.height),
         passing=16 * min(frame.height, ROWS) * widest + 64 * frame.height,
-        networks=4 * (_COPIES + recipe.members) * parameters + 8 * recipe.batch_size * sum(sizes),
+        networks=4 * (_COPIES * at_once + recipe.members) * parameters + 8 * at_once * recipe.batch_size * sum(sizes),
     )
