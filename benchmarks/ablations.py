@@ -18,23 +18,48 @@ import json
 import math
 import time
 import warnings
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import polars
 from sklearn import datasets
 
 import tables
-from fcnet import TabularClassifier, TabularRegressor
-from fcnet.tabular import recipe
+from fcnet import Factors, Network, TabularClassifier, TabularRegressor
+from fcnet.fitted import fitted_parameters
+from fcnet.layers import Layer, TableLayer
+from fcnet.tabular import estimator, recipe
 from markdown_tables import number, table
 
 ROWS = (1000, 4000, 12000)
 JUDGED = 5000
 MADE = 20_000
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """Parts of RealMLP's that the library has and the presets have not.
+
+    Attributes:
+        width: how many numbers every feature becomes, the others after itself sums of waves.
+        width_of_plain: the same in networks that read numbers without their linear pieces.
+        parametric: activations are blended with the identity by learnt numbers.
+        fitted: first weights fit the data, see ``fcnet.fitted``.
+        rates: what learning rates are multiplied by, by kind of parameter.
+    """
+
+    width: int = 1
+    width_of_plain: int = 1
+    parametric: bool = False
+    fitted: bool = False
+    rates: Mapping[str, float] = field(default_factory=dict)
+
+
 VARIANTS: dict[str, dict[str, Any]] = {
     "no linear pieces": {"pieces": 0},
     "8 linear pieces": {"pieces": 8},
@@ -62,8 +87,16 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "one network of 256 epochs": {"members": 1, "epochs": 256},
     "six networks": {"members": 6},
     "eight networks": {"members": 8},
+    "no scales": {"scale_rate": 0.0},
+    "scales as slow as weights": {"scale_rate": 1.0},
+    "waves in place of linear pieces": {"pieces": 0, "scale_rate": 0.0, "learnt": Learnt(width=4, width_of_plain=4)},
+    "waves and linear pieces": {"scale_rate": 0.0, "learnt": Learnt(width=4, width_of_plain=4)},
+    "waves where there are no linear pieces": {"scale_rate": 0.0, "learnt": Learnt(width_of_plain=4)},
+    "parametric activations": {"learnt": Learnt(parametric=True, rates={"blends": 0.1})},
+    "first weights that fit the data": {"learnt": Learnt(fitted=True)},
+    "biases at a tenth of the rate": {"learnt": Learnt(rates={"biases": 0.1})},
 }
-"""Name -> what differs from the preset."""
+"""Name -> what differs from the preset, and under "learnt" what it has besides. Waves come with scales of their own. Rates as RealMLP has them."""
 
 Sample = tuple[polars.DataFrame, np.ndarray, bool]
 
@@ -136,6 +169,54 @@ TABLES: dict[str, Callable[[], Sample]] = {
 }
 
 
+# --- Learnt parts ---------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def learning(parts: Learnt) -> Iterator[None]:
+    """The tables' networks with these parts."""
+    plain_network, plain_train = recipe.Architecture.network, recipe.train
+    has_waves = max(parts.width, parts.width_of_plain) > 1
+    widest = 0  # the first network reads everything
+
+    def width_for(n_in: int) -> int:
+        return parts.width if n_in == widest else parts.width_of_plain
+
+    def network(self: recipe.Architecture, mini_batch_size: int = 1, seed: int = 0) -> Network:
+        nonlocal widest
+        widest = max(widest, self.n_in)
+        *hidden, last = plain_network(self).layers
+        layers: list[Layer] = [*(replace(layer, parametric=parts.parametric) for layer in hidden), last]
+        if has_waves:
+            table = TableLayer(self.n_in, number_width=width_for(self.n_in))
+            layers = [table, replace(layers[0], n_in=table.n_out), *layers[1:]]
+        return Network(layers, mini_batch_size, seed)
+
+    def train(network: Network, training: Any, *others: Any, factors: Factors, **settings: Any) -> Any:
+        if parts.fitted:
+            network.arrays = fitted_parameters(network.model, training.X, network.seed)
+        rates = dict(factors.rates) | dict(parts.rates) | ({"scales": 6.0} if has_waves else {})
+        return plain_train(network, training, *others, factors=Factors(rates), **settings)
+
+    def network_of(architecture: recipe.Architecture, arrays: recipe.Arrays) -> Network:
+        if has_waves:
+            n_out = len(arrays["layers.1.weights"])
+            n_in = next(n for n in (widest, n_out // parts.width_of_plain) if n * width_for(n) == n_out)
+        else:
+            n_in = len(arrays["layers.0.weights"])
+        made = replace(architecture, n_in=n_in).network()
+        made.model = replace(made.model, dropout_scaling="training")
+        made.arrays, made.trained = dict(arrays), True
+        return made
+
+    with (
+        mock.patch.object(recipe.Architecture, "network", network),
+        mock.patch.object(recipe, "train", train),
+        mock.patch.object(estimator, "network_of", network_of),
+    ):
+        yield
+
+
 # --- Measuring ------------------------------------------------------------------------------------------------------------
 
 
@@ -144,12 +225,18 @@ def measure(name: str, base: str, variant: str, rows: int, seed: int) -> dict[st
     order = np.random.default_rng(seed).permutation(len(y))
     cut = int(0.7 * len(y))
     training, judged = order[: min(cut, rows)], order[cut : cut + JUDGED]
-    recipe.PRESETS["tried"] = replace(recipe.PRESETS[base], **VARIANTS[variant])
-    kind = TabularClassifier if classes else TabularRegressor
+    changes = dict(VARIANTS[variant])
+    parts = changes.pop("learnt", None)
+    recipe.PRESETS["tried"] = replace(recipe.PRESETS[base], **changes)
+    model = (
+        TabularClassifier("tried", random_state=seed)
+        if classes
+        else TabularRegressor("tried", interval=None, random_state=seed)
+    )
     began = time.perf_counter()
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), learning(parts) if parts else nullcontext():
         warnings.simplefilter("ignore")
-        model = kind("tried", random_state=seed).fit(X[training], y[training])
+        model.fit(X[training], y[training])
     seconds = time.perf_counter() - began
     if isinstance(model, TabularClassifier):
         probabilities = model.predict_proba(X[judged])

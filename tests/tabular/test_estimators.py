@@ -338,6 +338,7 @@ REFUSED = [
     (TabularClassifier(drop="x"), FRAME, LABELS, "drop must be a list"),
     (TabularClassifier(drop=["y"]), FRAME, LABELS, "no column 'y' to drop"),
     (TabularClassifier(validation_fraction=1), FRAME, LABELS, "validation_fraction must lie"),
+    (TabularClassifier(n_threads=0), FRAME, LABELS, "n_threads must be a positive integer, got 0"),
     (TabularRegressor(interval=90), FRAME, VALUES, "interval must lie"),
     (TabularClassifier(), FRAME, ["a"] * 60, "y has one class, .*'a'.*, in every row"),
     (TabularClassifier(), FRAME, VALUES.astype(str), "y has 60 classes in 60 rows, too few rows of each"),

@@ -20,7 +20,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from fcnet.data.arrays import Part, is_sparse
 from fcnet.data.split import folds, hold_out
-from fcnet.errors import InputError, TrainingWarning, did_you_mean
+from fcnet.errors import InputError, TrainingWarning, check_count, did_you_mean
 from fcnet.history import History
 from fcnet.model import weights_name
 from fcnet.network import Network
@@ -242,6 +242,8 @@ class TabularEstimator(BaseEstimator):
                 f"{name}: random_state must be an integer in [0, 2**32), a numpy.random.RandomState or None; got "
                 f"{self.random_state!r}."
             ) from None
+        if self.n_threads is not None:
+            check_count("n_threads", self.n_threads)
         progress_observer(self.verbose)  # refuses what it does not know
         return PRESETS[self.preset]
 

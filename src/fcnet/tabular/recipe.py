@@ -1,7 +1,7 @@
 """How a table's networks are made and trained: the settings of each preset, and nothing that depends on a table's name.
 
 From RealMLP-TD (Holzmüller, Grinsztajn and Steinwart, "Better by Default", 2024) come the sizes, Adam's beta_2, the schedule that runs
-to its end, label smoothing and the best epoch that is kept; the average of several networks from TabM (Gorishniy, Kotelnikov and Babenko, 2024) in its
+to its end, label smoothing, the scales of features and the best epoch that is kept; the average of several networks from TabM (Gorishniy, Kotelnikov and Babenko, 2024) in its
 simplest form.
 """
 
@@ -20,15 +20,15 @@ from numpy.typing import NDArray
 from fcnet import costs, initializers
 from fcnet.activations import activation_named, linear
 from fcnet.costs import Cost
-from fcnet.data.arrays import Part
+from fcnet.data.arrays import Part, is_sparse
 from fcnet.engines.choose import choose
 from fcnet.engines.contract import Program
 from fcnet.engines.native.threads import available_threads
-from fcnet.history import History, Observer
-from fcnet.layers import FullyConnectedLayer, Layer, SoftmaxLayer
-from fcnet.model import weights_name
+from fcnet.history import Observer
+from fcnet.layers import FullyConnectedLayer, Layer, SoftmaxLayer, TableLayer
+from fcnet.model import array_name, weights_name
 from fcnet.network import Network
-from fcnet.optimizers import AdamW
+from fcnet.optimizers import AdamW, Factors
 from fcnet.tabular.together import Ends, share_out
 from fcnet.training import train
 
@@ -78,6 +78,7 @@ class Recipe:
         members: networks, whose answers are averaged.
         pieces: the most linear pieces that numbers are encoded in, see ``columns.Number`` and ``pieces_for``.
         plain: whether every second network reads numbers without their pieces.
+        scale_rate: how fast the scales of features learn, in learning rates; 0 where there are none, see ``_with_scales``.
     """
 
     hidden: tuple[int, ...] = (256, 256, 256)
@@ -93,6 +94,7 @@ class Recipe:
     members: int = 4
     pieces: int = 48
     plain: bool = True
+    scale_rate: float = 6.0
 
     def pieces_for(self, n_rows: int) -> int:
         """The linear pieces of a number: more than 16 where each holds 100 rows and all rows' pieces can be kept in memory."""
@@ -273,24 +275,52 @@ def _train(
     machine: Machine,
     budget: float | None,
     observers: Sequence[Observer] = (),
-) -> History:
-    schedule = CosineLog(recipe.learning_rate)
-    return train(
-        network,
-        training,
-        validation,
-        epochs=epochs,
-        optimizer=AdamW(schedule, beta_2=0.95, weight_decay=recipe.weight_decay),
-        cost=cost,
-        monitor="cost",
-        seed=network.seed,
-        engine=machine.engine,
-        device=machine.device,
-        n_threads=machine.n_threads,
-        time_budget=budget,
-        callbacks=observers,
-        verbose=machine.verbose,
-    )
+) -> None:
+    """Leave a network as its best epoch, trained with scales in front where its features are dense."""
+    scaled = recipe.scale_rate > 0.0 and not is_sparse(training.X)
+    learner = _with_scales(network) if scaled else network
+    try:
+        train(
+            learner,
+            training,
+            validation,
+            epochs=epochs,
+            optimizer=AdamW(CosineLog(recipe.learning_rate), beta_2=0.95, weight_decay=recipe.weight_decay),
+            cost=cost,
+            factors=Factors({"scales": recipe.scale_rate} if scaled else {}),
+            monitor="cost",
+            seed=network.seed,
+            engine=machine.engine,
+            device=machine.device,
+            n_threads=machine.n_threads,
+            time_budget=budget,
+            callbacks=observers,
+            verbose=machine.verbose,
+        )
+    finally:
+        if scaled and learner.trained:
+            _take_over(network, learner)
+
+
+def _with_scales(network: Network) -> Network:
+    """The same layers behind a scale for each feature, which is learnt: what says much soon gets louder than what says little.
+
+    From RealMLP. A scale times a weight is a weight, so that the scales change how the network learns and not what it can be.
+    """
+    return Network([TableLayer(n_plain=network.model.n_in), *network.layers], network.mini_batch_size, network.seed)
+
+
+def _take_over(network: Network, learner: Network) -> None:
+    """Make a network what it learnt as ``_with_scales``: its first weights are multiplied by the scales."""
+    arrays = {
+        array_name(index, name): learner.arrays[array_name(index + 1, name)]
+        for index, layer in enumerate(network.layers)
+        for name, _, _ in layer.arrays
+    }
+    arrays[weights_name(0)] = learner.arrays[array_name(0, "scales")][:, None] * arrays[weights_name(0)]
+    network.model = replace(network.model, dropout_scaling=learner.model.dropout_scaling)
+    network.arrays, network.task = arrays, learner.task
+    network.trained, network.history = True, learner.history
 
 
 def class_cost(recipe: Recipe) -> Cost:
