@@ -75,15 +75,22 @@ def share_out(n_jobs: int, workers: int, job: Callable[[int, Ends, bool], None])
             errors.append(error)
             ends.now()
 
-    others = [threading.Thread(target=work) for _ in range(workers - 1)]
-    for other in others:
-        other.start()
-    work(calling=True)
-    while any(other.is_alive() for other in others):
-        try:
-            for other in others:
-                other.join()
-        except KeyboardInterrupt as error:
-            errors.append(error)
-            ends.now()
+    def work_beside(finished: threading.Event) -> None:
+        work()
+        finished.set()
+
+    beside = [threading.Event() for _ in range(workers - 1)]
+    try:
+        for finished in beside:
+            threading.Thread(target=work_beside, args=(finished,)).start()
+        work(calling=True)
+        while not all(finished.is_set() for finished in beside):
+            try:
+                for finished in beside:
+                    finished.wait()  # a join that Ctrl-C interrupts takes the thread for ended
+            except KeyboardInterrupt as error:
+                errors.append(error)
+                ends.now()
+    finally:
+        ends.now()  # where a second Ctrl-C came between
     return next((error for error in errors if not isinstance(error, KeyboardInterrupt)), next(iter(errors), None))
