@@ -275,7 +275,7 @@ def test_ctrl_c_keeps_the_best_network(monkeypatch):
     train = recipe.train
     monkeypatch.setattr(recipe, "train", interrupted)
     frame, labels, _ = messy(200)
-    model = TabularClassifier("fast", random_state=0)
+    model = TabularClassifier("fast", random_state=0, n_threads=1)
     with pytest.raises(KeyboardInterrupt):
         model.fit(frame, labels)
     assert len(model.history_.epochs) == 3

@@ -42,7 +42,7 @@ def test_each_job_is_done_once_and_the_caller_does_its_part():
 
     assert share_out(5, 2, job) is None
     assert sorted(number for number, _, _ in done) == [0, 1, 2, 3, 4]
-    assert {calling for number, calling, _ in done if number < 2} == {True, False}
+    assert {number: calling for number, calling, _ in done if number < 2} == {0: True, 1: False}
     assert all(right for _, _, right in done)
 
 
@@ -97,21 +97,22 @@ def test_results_do_not_depend_on_how_many_train_at_once():
 
 
 def test_ctrl_c_ends_all_networks_and_keeps_the_best_of_each(monkeypatch, hears_ctrl_c):
-    train, names = recipe.train, set()
+    train, seen, told = recipe.train, {}, []
 
     def interrupted(network, *arguments, callbacks, **settings):
-        def third(record):
-            names.add(threading.current_thread().name)
-            if record.epoch == 2 and threading.current_thread() is threading.main_thread():
+        def noted(record):
+            seen[threading.current_thread().name] = record.epoch
+            if threading.current_thread() is threading.main_thread() and len(seen) == 2 and not told:
+                told.append("heard")
                 signal.raise_signal(signal.SIGINT)
 
-        return train(network, *arguments, callbacks=[*callbacks, third], **settings | {"epochs": 1_000_000})
+        return train(network, *arguments, callbacks=[*callbacks, noted], **settings | {"epochs": 1_000_000})
 
     monkeypatch.setattr(recipe, "train", interrupted)
     X, y = table()
     model = TabularClassifier("fast", random_state=0, n_threads=2)
     with pytest.raises(KeyboardInterrupt):
         model.fit(X, y)
-    assert len(names) == 2
+    assert len(seen) == 2
     assert model.history_.ending == "interrupted"
     assert model.predict(X).shape == (400,)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from itertools import chain
 
 from fcnet.engines.native.threads import available_threads
 from fcnet.history import Observer
@@ -52,7 +53,7 @@ class Ends(Observer):
 def share_out(n_jobs: int, workers: int, job: Callable[[int, Ends, bool], None]) -> BaseException | None:
     """Do jobs 0, 1, ... by several workers, each of which takes the next when it is done with one.
 
-    The first worker is the calling thread, where signals arrive. Once a job ends in an error no other is begun, and those under way are
+    The first worker is the calling thread, where signals arrive, and it begins with job 0. Once a job ends in an error no other is begun, and those under way are
     told to end.
 
     Args:
@@ -63,11 +64,11 @@ def share_out(n_jobs: int, workers: int, job: Callable[[int, Ends, bool], None])
     Returns:
         The error that a job ended in, another one before Ctrl-C; None where all are done.
     """
-    ends, numbers, errors = Ends(), iter(range(n_jobs)), list[BaseException]()
+    ends, others, errors = Ends(), iter(range(1, n_jobs)), list[BaseException]()
 
     def work(calling: bool = False) -> None:
         try:
-            for number in numbers:
+            for number in chain([0] if calling else [], others):
                 if ends.told:
                     return
                 job(number, ends, calling)
