@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+TESTS  := $(BIN)/python -m pytest -n 2 --dist loadfile  # a file's tests share what they have trained
 
 .PHONY: demo test check bench soak format clean
 
@@ -9,13 +10,13 @@ demo: $(VENV)/.installed  ## install, then train on the real digits that come wi
 	$(BIN)/fcnet train digits --out runs/demo --overwrite
 
 test: $(VENV)/.installed  ## install, then run the tests
-	$(BIN)/python -m pytest
+	$(TESTS)
 
 check: $(VENV)/.installed  ## format, lint, types, import order, tests, coverage
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest --cov fcnet --cov-branch --cov-report term:skip-covered
+	$(TESTS) --cov fcnet --cov-branch --cov-report term:skip-covered
 	$(BIN)/python tests/branches.py
 
 bench: $(VENV)/.installed  ## fcnet against its peers, about an hour: .venv/bin/pip install -e '.[bench]' first
