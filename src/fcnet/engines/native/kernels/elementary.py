@@ -35,9 +35,8 @@ from fcnet.engines.native.kernels.vectors import power_of_two, split_power
 def _exp32(x: Any) -> Any:
     x = np.float32(-87.0) if x < np.float32(-87.0) else x
     x = np.float32(88.0) if x > np.float32(88.0) else x
-    n = np.floor(
-        x * np.float32(1.44269504) + np.float32(0.5)
-    )  # not math's: its integer would make all that follows float64
+    # NumPy's floor, since math's integer would make all that follows float64
+    n = np.floor(x * np.float32(1.44269504) + np.float32(0.5))
     r = x - n * np.float32(0.693359375)
     r = r - n * np.float32(-2.12194440e-4)
     p = np.float32(1.0 / 5040.0)
