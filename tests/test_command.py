@@ -149,11 +149,12 @@ def test_version_and_completion(tmp_path):
 
 
 def test_help_is_quick(tmp_path):
-    best = min(timed(tmp_path) for _ in range(3))
-    assert best < 0.5
+    assert min(work_of_help(tmp_path) for _ in range(3)) < 0.5
 
 
-def timed(folder):
-    began = time.perf_counter()
+def work_of_help(folder):
+    """Processor seconds, which a busy machine does not lengthen as it does the time on the clock."""
+    before = os.times()
     assert run("--help", cwd=folder).returncode == 0
-    return time.perf_counter() - began
+    after = os.times()
+    return after.children_user + after.children_system - before.children_user - before.children_system

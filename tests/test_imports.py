@@ -177,7 +177,7 @@ def loaded_by(program):
 
 
 def test_importing_fcnet_is_quick():
-    program = "import time; began = time.perf_counter(); import fcnet; print(time.perf_counter() - began)"
+    program = "import time; began = time.process_time(); import fcnet; print(time.process_time() - began)"
     assert min(float(python(program)) for _ in range(5)) < 0.2
 
 
