@@ -12,7 +12,7 @@ import pytest
 
 from fcnet.data import delimited, files, parquet
 from fcnet.data.files import is_table
-from fcnet.data.table import as_times, read_batches, read_table
+from fcnet.data.table import as_times, order_of_times, read_batches, read_table
 from fcnet.errors import FcnetError, FileError, InputError
 
 
@@ -135,12 +135,45 @@ def test_what_is_a_table():
         next(read_batches("missing.parquet"))
 
 
-def test_times():
-    text = polars.Series(["2024-02-29", "2024/03/01", "31.12.2024", "2024-01-01T10:00:00", "03/04/2025", None])
-    assert [None if time is None else time.isoformat() for time in as_times(text)] == [
-        *("2024-02-29T00:00:00", "2024-03-01T00:00:00", "2024-12-31T00:00:00", "2024-01-01T10:00:00"),
-        *(None, None),
-    ]
+@pytest.mark.parametrize(
+    ("text", "clear", "month_first", "day_first"),
+    [
+        ("2024-02-29", "2024-02-29T00:00:00", None, None),
+        ("2024/3/1 7:05", "2024-03-01T07:05:00", None, None),
+        ("31.12.2024", "2024-12-31T00:00:00", None, None),
+        ("31.12.24", "2024-12-31T00:00:00", None, None),
+        ("29-Feb-24", "2024-02-29T00:00:00", None, None),
+        ("3 January 2024", "2024-01-03T00:00:00", None, None),
+        ("Jan 3, 2024", "2024-01-03T00:00:00", None, None),
+        ("2024-01-01T10:00:00", "2024-01-01T10:00:00", None, None),
+        ("2024-01-01T10:00:00Z", "2024-01-01T10:00:00", None, None),
+        ("2024-01-01 10:00:00+02:00", "2024-01-01T08:00:00", None, None),
+        ("03/04/2025", None, "2025-03-04T00:00:00", "2025-04-03T00:00:00"),
+        ("3/4/25 1:05 PM", None, "2025-03-04T13:05:00", "2025-04-03T13:05:00"),
+        ("13/4/2025", None, None, "2025-04-13T00:00:00"),
+        *(
+            (text, None, None, None)
+            for text in ("2024-02-30", "2024-02-29 soon", "1.2.3", "31.12.024", "May", "", None)
+        ),
+    ],
+)
+def test_times(text, clear, month_first, day_first):
+    column = polars.Series([text, None], dtype=polars.String)
+    for order, expected in (("clear", clear), ("month first", month_first), ("day first", day_first)):
+        time = as_times(column, order)[0]
+        assert (None if time is None else time.isoformat()) == expected
+
+
+def test_the_order_of_a_column_s_times():
+    def order(*texts):
+        return order_of_times(polars.Series(texts))
+
+    assert order("2024-02-29", "1 May 2024", None) == "clear"
+    assert order("1/2/2024", "1/31/2024") == "month first"
+    assert order("1/2/2024", "31/1/2024") == "day first"
+    assert order("1/2/2024", "2/1/2024") is None
+    assert order("1/31/2024", "31/1/2024") is None
+    assert order("1/31/2024", "2024-02-29") is None
 
 
 # --- Parquet ------------------------------------------------------------------------------------------------------------

@@ -86,6 +86,35 @@ def test_dates():
 
 
 @pytest.mark.parametrize(
+    ("written", "order"),
+    [
+        ("%Y-%m-%d", "clear"),
+        ("%Y-%m-%dT%H:%M:%SZ", "clear"),
+        ("%d.%m.%y", "clear"),
+        ("%B %d, %Y", "clear"),
+        ("%m/%d/%Y", "month first"),
+        ("%m/%d/%y %I:%M %p", "month first"),
+        ("%d/%m/%Y %H:%M", "day first"),
+    ],
+)
+def test_dates_as_text(written, order):
+    """As a frame holds them whose reader was not told: each written as another would be."""
+    moments = [datetime.datetime(2024, 1, 1, 3) + datetime.timedelta(n) for n in range(100)]
+    column = column_of(series([moment.strftime(written) for moment in moments] + [None]))
+    assert (column.kind, column.order, column.flag) == ("date", order, True)
+    at_night = moments if column.hours else [moment.date() for moment in moments]
+    alone = column.encode(series([moments[4].strftime(written)]), 1)  # 5 January or 1 May
+    np.testing.assert_array_equal(alone, column.encode(series(at_night[4:5]), 1))
+    found = Columns((column,), 101, False)
+    assert Columns.from_json(found.to_json()) == found
+
+
+def test_dates_that_could_be_others_stay_names():
+    assert column_of(series([f"{1 + n % 12}/{1 + n % 7}/2024" for n in range(168)])).kind == "category"
+    assert column_of(series(["1/13/2024", "13/1/2024", "5/5/2024"])).kind == "category"
+
+
+@pytest.mark.parametrize(
     ("values", "kind"),
     [
         ([None, None], "empty"),
@@ -110,6 +139,11 @@ BAD = [
     (series([1.5, 2.0]), [1.0, float("inf")], "contains infinity .* row 12"),
     (series([datetime.date(2024, 1, 1), None]), [3, 4], "'c' holds a number in row 11, and had a date"),
     (series([datetime.date(2024, 1, 1), None]), ["2024-01-01", "soon"], "holds 'soon' in row 12"),
+    (
+        series(["1/31/2024", "2/1/2024"]),
+        ["1/2/2024", "31/1/2024"],
+        "'31/1/2024' in row 12, .* a date such as 2/29/2024",
+    ),
     (series([1.5, 2.0]), [datetime.date(2024, 1, 1)], "holds a date in row 11"),
     (series([True, False]), ["true", "maybe"], "holds 'maybe' in row 12, and had true or false"),
     (series(["a", "b", "c"]), [None, 3, 4], "holds '3' in row 12, and had a name"),

@@ -19,8 +19,23 @@ from fcnet.host import room_for
 if TYPE_CHECKING:
     import polars
 
-TIME_FORMATS = ("%Y-%m-%d", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y/%m/%d", "%d.%m.%Y")
-"""Dates that mean one thing; 03/04/2025 means two, and stays text."""
+CLEAR, MONTH_FIRST, DAY_FIRST = "clear", "month first", "day first"
+_DAYS = {
+    CLEAR: ("%Y-%m-%d", "%Y/%m/%d", "%d.%m.%y", "%d.%m.%Y", "%d-%B-%y", "%d-%B-%Y", "%d %B %Y", "%B %d, %Y"),
+    MONTH_FIRST: ("%m/%d/%y", "%m/%d/%Y"),
+    DAY_FIRST: ("%d/%m/%y", "%d/%m/%Y"),
+}
+_HOURS = ("", " %H:%M", " %H:%M:%S%.f", " %I:%M %p", " %I:%M:%S %p")
+_ISO = ("%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S%.f")
+_ZONED = tuple(f"{moment}%:z" for moment in (*_ISO, "%Y-%m-%d %H:%M:%S%.f"))
+TIME_FORMATS = {order: tuple(day + hour for hour in _HOURS for day in days) for order, days in _DAYS.items()}
+TIME_FORMATS[CLEAR] += _ISO + _ZONED
+"""By the order of month and day: "clear" where text tells it alone, as 03/04/2025 does not."""
+_DATED = (
+    r"^(\d{4}[-/]\d\d?[-/]\d\d?|\d\d?[./]\d\d?[./](\d{4}|\d\d)|\d\d?[- ][A-Za-z]{3,9}[- ](\d{4}|\d\d)|[A-Za-z]{3,9} \d\d?, \d{4})"
+    r"([ T]\d.*)?$"
+)
+"""How a date begins, with years of two or four digits, and that nothing but a time follows."""
 _BOOLEANS = {"true": True, "false": False}
 
 
@@ -89,17 +104,36 @@ def as_booleans(text: polars.Series) -> polars.Series:
     return text.str.to_lowercase().replace_strict(_BOOLEANS, default=None, return_dtype=polars.Boolean)
 
 
-def as_times(text: polars.Series) -> polars.Series:
-    """Dates and times in one of ``TIME_FORMATS`` as Datetime in microseconds; null where they are none."""
+def as_times(text: polars.Series, order: str = CLEAR) -> polars.Series:
+    """Dates and times in one of the ``TIME_FORMATS`` of an order as Datetime in microseconds; null where they are none.
+
+    Those that name their zone come in UTC.
+    """
     import polars
 
     found = polars.Series(text.name, [None] * len(text), polars.Datetime("us"))
-    for form in TIME_FORMATS:
-        if found.null_count() == text.null_count():
+    dated = text.str.contains(_DATED).fill_null(False)
+    if not dated.any():
+        return found
+    text = text.str.replace("Z$", "+00:00")
+    for form in TIME_FORMATS[order]:
+        left = dated & found.is_null()
+        if not left.any():
             break
-        if "%H" in form:
-            parsed = text.str.to_datetime(form, strict=False, time_unit="us")
-        else:
-            parsed = text.str.to_date(form, strict=False).cast(polars.Datetime("us"))
-        found = found.zip_with(found.is_not_null(), parsed)
-    return found
+        found = found.zip_with(~left, _as_times(text.zip_with(left, text.clear(len(text))), form))
+    return found.zip_with(found.dt.year() >= 1000, found.clear(len(found)))  # 1/3/16 is no day of the year 1
+
+
+def _as_times(text: polars.Series, form: str) -> polars.Series:
+    import polars
+
+    if "%M" not in form:
+        return text.str.to_date(form, strict=False).cast(polars.Datetime("us"))
+    times = text.str.to_datetime(form, strict=False, time_unit="us")
+    return times.dt.replace_time_zone(None) if "z" in form else times
+
+
+def order_of_times(text: polars.Series) -> str | None:
+    """The only order of month and day in which all of the text are dates or times; None where there is none or two."""
+    orders = [order for order in TIME_FORMATS if as_times(text, order).null_count() == text.null_count()]
+    return orders[0] if len(orders) == 1 else None

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcnet.data.files import shown
-from fcnet.data.table import as_booleans
+from fcnet.data.table import CLEAR, TIME_FORMATS, as_booleans, order_of_times
 from fcnet.errors import InputError
 from fcnet.tabular.values import days_of, names_of, numbers_of, parsed, text_of
 
@@ -183,6 +183,7 @@ class Date:
         center, scale: of the days since 1970.
         hours: whether sine and cosine of the time of day come too.
         flag: whether one more feature is 1 where the value is missing.
+        order: of month and day in text, see ``fcnet.data.table.TIME_FORMATS``.
     """
 
     name: str
@@ -192,6 +193,7 @@ class Date:
     scale: float
     hours: bool
     flag: bool
+    order: str = CLEAR
     kind: ClassVar[str] = "date"
 
     @property
@@ -203,14 +205,15 @@ class Date:
     def treatment(self) -> str:
         """What is done, in words."""
         return (
-            "days elapsed; cycles of year"
+            f"{self.order}, " * (self.order != CLEAR)
+            + "days elapsed; cycles of year"
             + (", week and day" if self.hours else " and week")
             + ", a flag where missing" * self.flag
         )
 
     def encode(self, column: polars.Series, first_row: int) -> Features:
         """The features ``(n_rows, width)``."""
-        days = days_of(column, first_row)
+        days = days_of(column, first_row, self.order)
         features = [_squash(days, self.center, self.scale)]
         periods = [365.2425, 7.0] + [1.0] * self.hours
         for period in periods:
@@ -402,6 +405,8 @@ def _column_of(one: Mapping[str, Any]) -> Column:
     for several in ("values", "knots"):
         if several in given:
             given[several] = tuple(given[several])
+    if made is Date:
+        given.setdefault("order", CLEAR)  # as before version 4
     wanted = {field.name: str(field.type) for field in fields(made)}
     if given.keys() != wanted.keys() or not all(_HOLDS[type_](given[name]) for name, type_ in wanted.items()):
         raise ValueError(kind)
@@ -409,7 +414,9 @@ def _column_of(one: Mapping[str, Any]) -> Column:
     if len(knots) == 1 or (knots and not _apart(np.array(knots, np.float64)).all()):
         raise ValueError(kind)
     values = given.get("values", ())
-    wrong = {Boolean: len(values) != 2, Category: not values}.get(made, False)
+    wrong = {Boolean: len(values) != 2, Category: not values, Date: given.get("order") not in TIME_FORMATS}.get(
+        made, False
+    )
     if wrong or len(set(values)) != len(values):
         raise ValueError(kind)
     return made(**given)
@@ -470,10 +477,7 @@ def column_of(series: polars.Series, pieces: int = 0) -> Column:
     if kind.is_numeric():
         return _number(series, facts, pieces)
     if kind.is_temporal() and kind not in (polars.Time, polars.Duration):
-        days = days_of(series, 1)
-        center, scale = _robust(days)
-        hours = bool((np.nan_to_num(days) % 1.0 != 0.0).any())
-        return Date(**facts, center=center, scale=scale, hours=hours, flag=missing > 0)
+        return _date(series, facts, CLEAR)
     if kind in (polars.Time, polars.Duration):
         return _number(series, facts, pieces)
     return _category(series, facts)
@@ -540,6 +544,13 @@ def _robust(numbers: NDArray[np.float64]) -> tuple[float, float]:
     return float(middle), float(scale) if math.isfinite(scale) else 0.0
 
 
+def _date(series: polars.Series, facts: dict[str, Any], order: str) -> Date:
+    days = days_of(series, 1, order)
+    center, scale = _robust(days)
+    hours = bool((np.nan_to_num(days) % 1.0 != 0.0).any())
+    return Date(**facts, center=center, scale=scale, hours=hours, flag=facts["missing"] > 0, order=order)
+
+
 def _category(series: polars.Series, facts: dict[str, Any]) -> Column:
     text = text_of(series)
     counts = text.drop_nulls().value_counts(name="rows").sort(["rows", text.name], descending=[True, False])
@@ -549,6 +560,8 @@ def _category(series: polars.Series, facts: dict[str, Any]) -> Column:
     values = counts[text.name].to_list()
     if len(values) == 1 and not facts["missing"]:
         return Ignored(facts["name"], 0, 1, "constant")
+    if order := order_of_times(counts[text.name]):
+        return _date(series, facts, order)
     if len(values) == 2:
         return Boolean(**facts, values=tuple(sorted(values)))
     present = len(series) - facts["missing"]

@@ -24,7 +24,7 @@ from fcnet.network import Network
 
 TABLE_FILE = "table.json"
 FORMAT = "fcnet.table"
-VERSION = 3
+VERSION = 4
 """Raised when an older fcnet could not read what this one writes."""
 _LIMIT = 1 << 28
 """Bytes of ``table.json``."""

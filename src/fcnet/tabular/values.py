@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fcnet.data.delimited import MISSING
 from fcnet.data.files import shown
-from fcnet.data.table import as_numbers, as_times
+from fcnet.data.table import CLEAR, DAY_FIRST, MONTH_FIRST, as_numbers, as_times
 from fcnet.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _DAY = 86_400e6
 """Microseconds."""
+_DATES = {CLEAR: "2024-02-29", MONTH_FIRST: "2/29/2024", DAY_FIRST: "29/2/2024"}
 _MUCH = 10
 """So many values, all of them numbers, are no names that happen to be new."""
 
@@ -55,8 +56,8 @@ def numbers_of(column: polars.Series, first_row: int) -> NDArray[np.float64]:
     return values
 
 
-def days_of(column: polars.Series, first_row: int) -> NDArray[np.float64]:
-    """A column's dates and times as days since 1970, NaN where missing.
+def days_of(column: polars.Series, first_row: int, order: str = CLEAR) -> NDArray[np.float64]:
+    """A column's dates and times as days since 1970, NaN where missing; text has its month and day in an order.
 
     Raises:
         InputError: a value that is no date, by row.
@@ -76,7 +77,7 @@ def days_of(column: polars.Series, first_row: int) -> NDArray[np.float64]:
         raise another_type(column, 0, first_row, "a date", "a number")
     else:
         text = text_of(column)
-        times = parsed(text, as_times(text), first_row, "a date such as 2024-02-29")
+        times = parsed(text, as_times(text, order), first_row, f"a date such as {_DATES[order]}")
     microseconds = times.cast(polars.Datetime("us")).cast(polars.Int64).cast(polars.Float64)
     return microseconds.fill_null(math.nan).to_numpy() / _DAY
 
