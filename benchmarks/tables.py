@@ -22,11 +22,12 @@ from __future__ import annotations
 import argparse
 import functools
 import importlib.util
+import itertools
 import json
 import os
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,8 @@ QUICK_ROWS = 3000
 PRESETS = ("fast", "default", "best")
 
 Frame = polars.DataFrame
+Parts = tuple[Frame, np.ndarray, Frame, np.ndarray, bool]
+"""Training rows and answers, test rows and answers, and whether these are classes."""
 
 
 # --- Methods: (training table, its answers, whether they are classes, seed) -> an estimator of tables, fitted --------------
@@ -181,8 +184,8 @@ def test_rows(frame: Frame) -> np.ndarray:
     return held
 
 
-def parts(name: str, rows: int | None = None) -> tuple[Frame, np.ndarray, Frame, np.ndarray, bool]:
-    """A table's training rows and answers, test rows and answers, and whether they are classes."""
+def parts(name: str, rows: int | None = None) -> Parts:
+    """A table's parts, with so many training rows at most."""
     target, classes, left_out = TABLES[name]
     frame = read_table(FOLDER / f"{name}.csv").drop(left_out)
     tested = test_rows(frame)
@@ -195,8 +198,9 @@ def parts(name: str, rows: int | None = None) -> tuple[Frame, np.ndarray, Frame,
     return X[training], y[training], X[test], y[test], classes
 
 
-def measure(name: str, method: str, seed: int, rows: int | None) -> dict[str, Any]:
-    X, y, X_test, y_test, classes = parts(name, rows)
+def judge(parts: Parts, method: str, seed: int) -> dict[str, Any]:
+    """A method's error on a table, its calibration where there are classes, and how long it took."""
+    X, y, X_test, y_test, classes = parts
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         began = time.perf_counter()
@@ -214,9 +218,35 @@ def measure(name: str, method: str, seed: int, rows: int | None) -> dict[str, An
         else:
             error = float(np.sqrt(np.square(predicted - y_test).mean()) / y_test.std())
     return {
-        "table": name, "method": method, "seed": seed, "rows": rows, "error": error, "calibration_error": calibration,
-        "fit_seconds": fitted - began, "predict_seconds": asked - fitted,
+        "error": error, "calibration_error": calibration, "fit_seconds": fitted - began, "predict_seconds": asked - fitted
     }  # fmt: skip
+
+
+def gather(jobs: Iterable[dict[str, Any]], measure: Callable[..., dict[str, Any]], out: Path | None) -> Frame:
+    """What jobs measure: a row each of the job and its findings, with a line as it comes; what stands in ``out`` is not measured again."""
+    jobs = list(jobs)
+    there = [json.loads(line) for line in out.read_text().splitlines()] if out and out.exists() else []
+    measured = [found for found in there if any(job.items() <= found.items() for job in jobs)]
+    for job in jobs:
+        if any(job.items() <= found.items() for found in measured):
+            continue
+        measured.append(job | measure(**job))
+        error, seconds = measured[-1]["error"], measured[-1]["fit_seconds"]
+        print(f"{job['table']:<26}{job['method']:<18}{job['seed']}  error {error:.4f}  fit {seconds:.1f} s", flush=True)
+        if out:
+            with out.open("a") as stream:
+                stream.write(json.dumps(measured[-1]) + "\n")
+    return polars.DataFrame(measured, infer_schema_length=None)
+
+
+def means_of(results: Frame) -> Frame:
+    """Each method's means over seeds on each table."""
+    return results.group_by("table", "method").agg(
+        polars.col("error").mean(),
+        polars.col("error").std().fill_null(0.0).alias("spread"),
+        polars.col("calibration_error").mean(),
+        polars.col("fit_seconds").mean(),
+    )
 
 
 def mean_rank(means: Frame, method: str, peers: list[str]) -> float:
@@ -230,12 +260,7 @@ def mean_rank(means: Frame, method: str, peers: list[str]) -> float:
 
 def report(results: Frame) -> str:
     """Each method's mean error on each table and its standard deviation over seeds; calibration, seconds, mean rank."""
-    means = results.group_by("table", "method").agg(
-        polars.col("error").mean(),
-        polars.col("error").std().fill_null(0.0).alias("spread"),
-        polars.col("calibration_error").mean(),
-        polars.col("fit_seconds").mean(),
-    )
+    means = means_of(results)
     measured = set(means["method"].to_list())
     methods = [
         name for name in ("scikit-learn MLP", "early stopping", "boosting", "RealMLP", *PRESETS) if name in measured
@@ -273,29 +298,20 @@ def main() -> None:
         methods = [method for method in methods if method != "RealMLP"]
     seeds = asked.seeds or (1 if asked.quick else 5)
     rows = QUICK_ROWS if asked.quick else None
-    measured: list[dict[str, Any]] = []
-    if asked.out and asked.out.exists():
-        measured = [json.loads(line) for line in asked.out.read_text().splitlines()]
-    there = {(found["table"], found["method"], found["seed"], found["rows"]) for found in measured}
-    measure("abalone", "fast", 0, 200)  # compiles
-    for seed in range(seeds):
-        for name in asked.tables.split(","):
-            for method in methods:
-                if (name, method, seed, rows) in there:
-                    continue
-                found = measure(name, method, seed, rows)
-                measured.append(found)
-                print(
-                    f"{name:<26}{method:<18}{seed}  error {found['error']:.4f}  fit {found['fit_seconds']:.1f} s",
-                    flush=True,
-                )
-                if asked.out:
-                    with asked.out.open("a") as stream:
-                        stream.write(json.dumps(found) + "\n")
+    judge(parts("abalone", 200), "fast", 0)  # compiles
+    jobs = (
+        {"table": name, "method": method, "seed": seed, "rows": rows}
+        for seed, name, method in itertools.product(range(seeds), asked.tables.split(","), methods)
+    )
+
+    def measure(table: str, method: str, seed: int, rows: int | None) -> dict[str, Any]:
+        return judge(parts(table, rows), method, seed)
+
+    results = gather(jobs, measure, asked.out)
     print()
     print(table(["", *[" "]], [list(fact) for fact in machine.describe().items()]))
     print()
-    print(report(polars.DataFrame([found for found in measured if found["rows"] == rows], infer_schema_length=None)))
+    print(report(results))
 
 
 if __name__ == "__main__":

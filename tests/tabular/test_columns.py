@@ -26,9 +26,17 @@ def test_a_number_is_scaled_by_median_and_quartiles_and_bent():
     column = column_of(series([1.0, 2.0, 3.0, 4.0, 5.0]))
     assert (column.kind, column.center, column.scale, column.width) == ("number", 3.0, 0.5, 1)
     u = (np.array([3.0, 5.0, 1e300, -1e6]) - 3.0) * 0.5
-    expected = [0.0, 1.0 / np.sqrt(1 + 1 / 9), 3.0, -3.0]
+    expected = 10.0 * np.arcsinh(np.clip(u, -1e100, 1e100) / 10.0)
     np.testing.assert_allclose(column.encode(series([3.0, 5.0, 1e300, -1e6]), 1)[:, 0], expected, rtol=1e-5)
     assert u[1] == 1.0
+    before = Columns.from_json({
+        "columns": [{"kind": "number", "name": "c", "missing": 0, "distinct": 5, "center": 3.0, "scale": 0.5, "flag": False, "knots": []}],
+        "n_rows": 5, "sparse": False,
+    })  # fmt: skip
+    bounded = [0.0, 1.0 / np.sqrt(1 + 1 / 9), 3.0, -3.0]  # as files before version 4 have it
+    np.testing.assert_allclose(
+        before.encode(polars.DataFrame({"c": [3.0, 5.0, 1e300, -1e6]}))[:, 0], bounded, rtol=1e-5
+    )
     assert column_of(series([0, 0, 0, 0, 0, 0, 0, 8])).scale == 0.25  # quartiles that are equal: half of the range
 
 
@@ -177,7 +185,7 @@ def test_a_table():
     with pytest.raises(InputError, match=r"The table lacks the column b, .* It has a, c\."):
         columns.encode(frame.drop("b"))
     text = columns.summary()
-    assert "a       number    4         0        1         (x - 3) * 0.3077, clipped smoothly" in text
+    assert "a       number    4         0        1         (x - 3) * 0.3077, logarithmic tails" in text
     assert text.endswith("4 features of 2 columns, from 4 rows")
     with pytest.raises(InputError, match="No column is left to learn from: c is constant"):
         describe(frame.select("c"))
@@ -218,6 +226,8 @@ def test_json_there_and_back():
         "null",
         '"center": 1.5',
         '"knots": [',
+        '"tails": "logarithmic"',
+        '"order": "clear"',
     ):
         for put in ('"x"', "{}", "1", '"n_rows": "', '"kind": {}, "', "1e999"):
             try:

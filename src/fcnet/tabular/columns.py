@@ -1,8 +1,8 @@
 """Columns as features: what each column of a table is, told from the training rows alone, and its numbers for a network.
 
-A number is scaled by its median and quartiles and bent smoothly into (-3, 3), so that no outlier reaches the network (RealMLP:
-Holzmüller, Grinsztajn and Steinwart, "Better by Default", 2024, section 3). A category becomes a feature for each frequent value, a
-date elapsed time and the calendar's cycles, a missing value the median with a flag beside it.
+A number is scaled by its median and quartiles, and far from them by its logarithm, so that an outlier is one and drowns nothing. A
+category becomes a feature for each frequent value, a date elapsed time and the calendar's cycles, a missing value the median with a
+flag beside it.
 """
 
 from __future__ import annotations
@@ -39,10 +39,25 @@ DENSE = 0.25
 WIDE = 64
 ROWS = 1 << 16
 """Rows that are encoded at a time."""
-_CLIP = 3.0
 _TRUTH = ("false", "true")
 
 Features = NDArray[np.float32]
+
+
+def _logarithmic(u: NDArray[np.float64]) -> NDArray[np.float64]:
+    return 10.0 * np.arcsinh(u / 10.0)
+
+
+def _bounded(u: NDArray[np.float64]) -> NDArray[np.float64]:
+    return u / np.sqrt(1.0 + (u / 3.0) ** 2)
+
+
+_TAILS = {"logarithmic": _logarithmic, "bounded": _bounded}
+
+
+def _scaled(numbers: NDArray[np.float64], center: float, scale: float, tails: str) -> NDArray[np.float64]:
+    with np.errstate(over="ignore"):
+        return _TAILS[tails](np.clip((numbers - center) * scale, -1e100, 1e100))
 
 
 # --- Kinds of columns -------------------------------------------------------------------------------------------------
@@ -50,7 +65,9 @@ Features = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Number:
-    """A column of numbers: g((x - center) * scale) with g(u) = u / sqrt(1 + (u / 3)^2); missing -> 0.
+    """A column of numbers: g((x - center) * scale) with g(u) = 10 arsinh(u / 10); missing -> 0.
+
+    g is u within a few distances of the quartiles and grows as a logarithm beyond ten.
 
     Attributes:
         center: the median.
@@ -58,6 +75,7 @@ class Number:
         flag: whether a last feature is 1 where the value is missing.
         knots: quantiles t_0 < t_1 < ...; for each stretch between two, one more feature is (x - t_k) / (t_(k + 1) - t_k), clipped to
             [0, 1]: a piecewise linear encoding (Gorishniy, Rubachev and Babenko, 2022).
+        tails: "logarithmic", or "bounded" as before version 4 of the files: g(u) = u / sqrt(1 + (u / 3)^2).
     """
 
     name: str
@@ -67,6 +85,7 @@ class Number:
     scale: float
     flag: bool
     knots: tuple[float, ...] = ()
+    tails: str = "logarithmic"
     kind: ClassVar[str] = "number"
 
     @property
@@ -84,7 +103,7 @@ class Number:
         """What is done, in words."""
         pieces = f", {len(self.knots) - 1} linear pieces" if self.knots else ""
         return (
-            f"(x - {self.center:.4g}) * {self.scale:.4g}, clipped smoothly{pieces}"
+            f"(x - {self.center:.4g}) * {self.scale:.4g}, {self.tails} tails{pieces}"
             + ", a flag where missing" * self.flag
         )
 
@@ -93,7 +112,7 @@ class Number:
         numbers = numbers_of(column, first_row)
         missing = np.isnan(numbers)
         numbers = np.where(missing, self.center, numbers)
-        features = [_squash(numbers, self.center, self.scale)[:, None]]
+        features = [_scaled(numbers, self.center, self.scale, self.tails)[:, None]]
         if self.knots:
             knots = np.array(self.knots)
             with np.errstate(over="ignore"):  # far beyond a knot, infinity is clipped too
@@ -184,6 +203,7 @@ class Date:
         hours: whether sine and cosine of the time of day come too.
         flag: whether one more feature is 1 where the value is missing.
         order: of month and day in text, see ``fcnet.data.table.TIME_FORMATS``.
+        tails: as a ``Number``'s.
     """
 
     name: str
@@ -194,6 +214,7 @@ class Date:
     hours: bool
     flag: bool
     order: str = CLEAR
+    tails: str = "logarithmic"
     kind: ClassVar[str] = "date"
 
     @property
@@ -214,7 +235,7 @@ class Date:
     def encode(self, column: polars.Series, first_row: int) -> Features:
         """The features ``(n_rows, width)``."""
         days = days_of(column, first_row, self.order)
-        features = [_squash(days, self.center, self.scale)]
+        features = [_scaled(days, self.center, self.scale, self.tails)]
         periods = [365.2425, 7.0] + [1.0] * self.hours
         for period in periods:
             angle = 2.0 * math.pi * (days / period)
@@ -395,6 +416,11 @@ _HOLDS: dict[str, Callable[[Any], bool]] = {
     "tuple[float, ...]": lambda value: isinstance(value, tuple) and all(map(_HOLDS["float"], value)),
     "tuple[str, ...]": lambda value: isinstance(value, tuple) and all(isinstance(one, str) for one in value),
 }
+_BEFORE_VERSION_4: dict[type, dict[str, Any]] = {
+    Number: {"tails": "bounded"},
+    Date: {"tails": "bounded", "order": CLEAR},
+}
+_KNOWN: dict[str, Mapping[str, Any]] = {"tails": _TAILS, "order": TIME_FORMATS}
 
 
 def _column_of(one: Mapping[str, Any]) -> Column:
@@ -405,8 +431,7 @@ def _column_of(one: Mapping[str, Any]) -> Column:
     for several in ("values", "knots"):
         if several in given:
             given[several] = tuple(given[several])
-    if made is Date:
-        given.setdefault("order", CLEAR)  # as before version 4
+    given = _BEFORE_VERSION_4.get(made, {}) | given
     wanted = {field.name: str(field.type) for field in fields(made)}
     if given.keys() != wanted.keys() or not all(_HOLDS[type_](given[name]) for name, type_ in wanted.items()):
         raise ValueError(kind)
@@ -414,10 +439,10 @@ def _column_of(one: Mapping[str, Any]) -> Column:
     if len(knots) == 1 or (knots and not _apart(np.array(knots, np.float64)).all()):
         raise ValueError(kind)
     values = given.get("values", ())
-    wrong = {Boolean: len(values) != 2, Category: not values, Date: given.get("order") not in TIME_FORMATS}.get(
-        made, False
-    )
+    wrong = {Boolean: len(values) != 2, Category: not values}.get(made, False)
     if wrong or len(set(values)) != len(values):
+        raise ValueError(kind)
+    if any(given.get(name, next(iter(known))) not in known for name, known in _KNOWN.items()):
         raise ValueError(kind)
     return made(**given)
 
@@ -578,10 +603,3 @@ def _category(series: polars.Series, facts: dict[str, Any]) -> Column:
 def id_like(columns: Columns) -> list[str]:
     """The names of the columns that number or name rows."""
     return [column.name for column in columns.columns if column.kind == "id-like"]
-
-
-def _squash(numbers: NDArray[np.float64], center: float, scale: float) -> NDArray[np.float64]:
-    u = (numbers - center) * scale
-    with np.errstate(over="ignore"):
-        squashed = u / np.sqrt(1.0 + (u / _CLIP) ** 2)
-    return np.where(np.abs(u) > 1e100, _CLIP * np.sign(u), squashed)
