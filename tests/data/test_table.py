@@ -72,7 +72,7 @@ BAD = {
     "no name": (b"a,,c\n1,2,3\n", "column 2 has no name"),
     "quote": (b'a,b\n1,2\n5" pipe,2\n6" pipe,3\n', r'row 2 has a quote \("\) in the middle of a field'),
     "open quote": (b'a,b\n1,2\n"x,2\n', "a quote that opens in row 2 or a later one is never closed"),
-    "gzip": (gzip.compress(b"a,b\n1,2\n" * 99)[:-12], "is a damaged gzip file"),
+    "gzip": (gzip.compress(b"a,b\n1,2\n" * 99, mtime=0)[:-12], "is a damaged gzip file"),
 }
 
 
