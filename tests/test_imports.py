@@ -67,6 +67,7 @@ ORDER = [
     "estimators.multilayer",
     "tabular.frames",
     "tabular.values",
+    "tabular.kinds",
     "tabular.columns",
     "tabular.leaks",
     "tabular.together",

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fcnet.tabular.columns import Columns, Date, Number
+from fcnet.tabular.columns import Columns
+from fcnet.tabular.kinds import Date, Number
 from fcnet.tabular.values import days_of, numbers_of, text_of
 
 if TYPE_CHECKING:
