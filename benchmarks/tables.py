@@ -243,7 +243,7 @@ def means_of(results: Frame) -> Frame:
     """Each method's means over seeds on each table."""
     return results.group_by("table", "method").agg(
         polars.col("error").mean(),
-        polars.col("error").std().fill_null(0.0).alias("spread"),
+        polars.col("error").std().alias("spread"),
         polars.col("calibration_error").mean(),
         polars.col("fit_seconds").mean(),
     )
@@ -272,7 +272,7 @@ def report(results: Frame) -> str:
     for method in methods:
         own = [cell.get((name, method)) for name in tables]
         rank = f"{mean_rank(means, method, peers):.1f}" if None not in own else "-"
-        errors.append([method, *(f"{row['error']:.4f} ± {row['spread']:.4f}" if row else "-" for row in own), rank])
+        errors.append([method, *(_error(row) for row in own), rank])
         total = number(sum(row["fit_seconds"] for row in own)) if None not in own else "-"  # type: ignore[index]
         seconds.append([method, *(number(row["fit_seconds"]) if row else "-" for row in own), total])
         classes = [row for name, row in zip(tables, own, strict=True) if TABLES[name][1]]
@@ -282,6 +282,21 @@ def report(results: Frame) -> str:
         table(["fit, s", *tables, "in all"], seconds),
         table(["calibration error", *(name for name in tables if TABLES[name][1])], calibrations),
     ])  # fmt: skip
+
+
+def _error(row: dict[str, Any] | None) -> str:
+    """A mean over seeds and its spread, where there are more than one."""
+    if row is None:
+        return "-"
+    return f"{row['error']:.4f}" + ("" if row["spread"] is None else f" ± {row['spread']:.4f}")
+
+
+def show(report: str) -> None:
+    """Print where it was measured, and a report."""
+    print()
+    print(table(["", *[" "]], [list(fact) for fact in machine.describe().items()]))
+    print()
+    print(report)
 
 
 def main() -> None:
@@ -307,11 +322,7 @@ def main() -> None:
     def measure(table: str, method: str, seed: int, rows: int | None) -> dict[str, Any]:
         return judge(parts(table, rows), method, seed)
 
-    results = gather(jobs, measure, asked.out)
-    print()
-    print(table(["", *[" "]], [list(fact) for fact in machine.describe().items()]))
-    print()
-    print(report(results))
+    show(report(gather(jobs, measure, asked.out)))
 
 
 if __name__ == "__main__":
