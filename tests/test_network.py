@@ -213,6 +213,26 @@ def test_refused_rows(X):
             answer(X)
 
 
+@pytest.mark.parametrize("engine", ["native", "xla"])
+@pytest.mark.parametrize("rows", [1, 40, 5000])
+@pytest.mark.parametrize("zeros", [0, 60], ids=["dense", "sparse"])
+def test_a_number_that_is_none(engine, rows, zeros):
+    """Wherever it stands, and in whichever thread's rows; numbers that only sum up to infinity are answered."""
+    network = fcnet.Network([FC(80, 32), fcnet.SoftmaxLayer(32, 3)], 10)
+    X = np.random.default_rng(0).normal(size=(rows, 80)).astype(np.float32)
+    X[:, 10 : 10 + zeros] = 0.0
+    for bad in (np.nan, np.inf, -np.inf):
+        for row in {0, rows // 2, rows - 1}:
+            wrong = X.copy()
+            wrong[row, 79] = bad
+            with pytest.raises(InputError, match=rf"X contains \w+ \(first at row {row}, column 79\)"):
+                network.predict_proba(wrong, engine=engine, device="cpu")
+    expected = network.predict_proba(X, engine=engine, device="cpu")
+    X[-1, :5] = 2e38
+    assert np.isfinite(network.predict_proba(X, engine=engine, device="cpu")).all()
+    np.testing.assert_array_equal(network.predict_proba(X, engine=engine, device="cpu")[:-1], expected[:-1])
+
+
 def test_questions_without_an_answer():
     network = fcnet.Network([FC(4, 3, fcnet.tanh)], 10)
     assert network.task == "regression"

@@ -15,7 +15,7 @@ from fcnet import counters
 from fcnet.activations import sigmoid, softmax
 from fcnet.checkpoint import SavedModel, load_model, save_model
 from fcnet.costs import Cost, default_cost
-from fcnet.data.arrays import as_part, as_rows, check_range
+from fcnet.data.arrays import as_part, as_rows, check_finite, check_range
 from fcnet.data.files import shown
 from fcnet.engines.choose import choose
 from fcnet.engines.contract import Dtype, Engine, Metrics, Placement, Precision, Program, initial_state
@@ -246,8 +246,9 @@ class Network:
         return choice.engine, run, program, choice.placement
 
     def _outputs(self, X: Any, engine: str, device: str) -> NDArray[Any]:
-        rows = as_rows(X, self.model.n_in)
-        if rows.dtype != _FLOAT32:  # a look that costs less than the check, for the one who asks row by row
+        rows = as_rows(X, self.model.n_in, finite=False)
+        if rows.dtype != _FLOAT32:  # what has the engine's type already is looked at there
+            check_finite(rows, "X")
             check_range(rows, self._dtype, "X")
         check_codes(self.model.layers[0], rows, "X")
         if (engine, device) not in self._started:

@@ -91,7 +91,7 @@ def is_sparse(X: Any) -> bool:
     return hasattr(X, "tocsr")
 
 
-def as_rows(X: Any, n_in: int | None = None, name: str = "X") -> Rows:
+def as_rows(X: Any, n_in: int | None = None, name: str = "X", finite: bool = True) -> Rows:
     """Inputs as ``(n_rows, n_in)`` numbers, not copied where they are an array already.
 
     Args:
@@ -99,6 +99,7 @@ def as_rows(X: Any, n_in: int | None = None, name: str = "X") -> Rows:
             SciPy's ``(n_rows, n_in)``, which stays sparse.
         n_in: how many numbers a row must have; None where any number will do.
         name: what to call the array in a message.
+        finite: look for NaN and infinity; without, whoever reads the rows next does.
 
     Raises:
         InputError: not numbers, another shape, no rows, NaN or infinity.
@@ -117,7 +118,8 @@ def as_rows(X: Any, n_in: int | None = None, name: str = "X") -> Rows:
         raise InputError(
             f"{name} has shape {shape}: {rows.shape[1]} numbers a row, but the network's first layer reads n_in={n_in}."
         )
-    check_finite(rows, name)
+    if finite:
+        check_finite(rows, name)
     return rows
 
 

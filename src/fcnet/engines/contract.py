@@ -208,7 +208,11 @@ class Engine(Protocol):
         """Cost and accuracy on data, in bounded memory, of each member; a list of one where there are no members."""
 
     def forward(self, run: Any, X: Rows) -> NDArray[Any]:
-        """Outputs ``(n_rows, n_out)`` for rows ``(n_rows, n_in)`` without dropout, in bounded memory."""
+        """Outputs ``(n_rows, n_out)`` for rows ``(n_rows, n_in)`` without dropout, in bounded memory.
+
+        Raises:
+            InputError: NaN or infinity in X, where the first is.
+        """
 
     def cost_and_gradient(self, run: Any, data: Any, l2: float = 0.0) -> tuple[float, dict[str, NDArray[Any]]]:
         """Mean cost without dropout + 0.5 * l2 * sum(w^2), and its gradient, over all of the data."""

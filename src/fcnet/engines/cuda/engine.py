@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from fcnet import counters
 from fcnet.activations import sigmoid, softmax
 from fcnet.costs import cross_entropy, log_likelihood
-from fcnet.data.arrays import Part, Rows, TargetKind, is_sparse
+from fcnet.data.arrays import Part, Rows, TargetKind, check_finite, is_sparse
 from fcnet.engines.contract import Metrics, Placement, Plan, Program, Report, TrainState
 from fcnet.engines.cuda import device, inference
 from fcnet.engines.cuda.costs import COSTS
@@ -236,6 +236,7 @@ class CudaEngine:
 
     def forward(self, run: Run, X: Rows) -> NDArray[Any]:
         """Outputs for rows without dropout."""
+        check_finite(X, "X")
         model, dtype, n_rows = run.program.model, run.program.dtype, X.shape[0]
         if self._tiles(run.program, n_rows, run.placement) is None:
             return self._general.forward(self._fresh(run), X)

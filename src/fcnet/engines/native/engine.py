@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from fcnet import counters
 from fcnet.activations import softmax
-from fcnet.data.arrays import Part, Rows, is_sparse
+from fcnet.data.arrays import Part, Rows, check_finite, is_sparse
 from fcnet.engines.contract import OWN_SLOT, Metrics, Placement, Plan, Program, Report, TrainState, accuracy_rule
 from fcnet.engines.native.ahead import entry
 from fcnet.engines.native.codes import ACTIVATIONS, CODES, GRADIENT, RULES, constants_of
@@ -57,7 +57,9 @@ from fcnet.layers import Layer, TableLayer
 from fcnet.model import Model, is_weights, weights_name
 
 BLOCK = 256
-"""Rows at a time in ``evaluate``, ``forward`` and ``cost_and_gradient``."""
+"""Rows at a time in ``evaluate`` and ``cost_and_gradient``."""
+FORWARD_ROWS = 128
+"""The same in ``forward``, whose rows come from memory, are looked at and then read again."""
 FORWARD_NUMBERS = 1 << 23
 """About so many numbers of its input ``forward`` turns into the program's type at a time."""
 THREAD_OPERATIONS = 1_000_000
@@ -272,16 +274,18 @@ class NativeEngine:
         return answers
 
     def forward(self, run: Run, X: Rows) -> NDArray[Any]:
-        """Outputs for rows without dropout."""
+        """Outputs for rows without dropout; the rows are checked on the way."""
         program, n_rows = run.program, X.shape[0]
-        height = min(BLOCK, 1 << (n_rows - 1).bit_length())
-        n_threads = min(-(-n_rows // BLOCK), _worth_starting(_forward_operations(program.model, n_rows)))
+        height = min(FORWARD_ROWS, 1 << (n_rows - 1).bit_length())
+        n_threads = -(-n_rows // FORWARD_ROWS)
         if n_threads > 1:
-            n_threads = min(n_threads, available_threads(run.placement.threads))
+            worth = _worth_starting(_forward_operations(program.model, n_rows))
+            n_threads = min(n_threads, worth, available_threads(run.placement.threads))
         dtype = run.parameters[0].dtype
         answers = np.empty((len(run.parameters), n_rows, program.model.n_out), dtype)
+        doubtful: list[int] = []
         whole = list(map(run.whole, range(len(run.parameters))))
-        at_a_time = n_rows if n_rows <= BLOCK else max(1, FORWARD_NUMBERS // program.model.n_in)
+        at_a_time = n_rows if n_rows <= FORWARD_ROWS else max(1, FORWARD_NUMBERS // program.model.n_in)
         for start in range(0, n_rows, at_a_time):
             some = X[start : start + at_a_time]
             rows = as_kernels_read(some.toarray() if is_sparse(some) else some, dtype)
@@ -294,14 +298,22 @@ class NativeEngine:
                     rows: NDArray[Any] = rows,
                     own: NDArray[Any] = own,
                 ) -> None:
-                    self._asker(run, height)(parameters, rows, own, n_threads, thread)
+                    ask, found = self._asker(run, height)
+                    ask(parameters, rows, own, n_threads, thread)
+                    if found[0]:
+                        doubtful.append(thread)
 
                 in_threads(n_threads, work)
+        if doubtful:
+            check_finite(X, "X")
         return answers[0] if program.members is None else answers
 
-    def _asker(self, run: Run, height: int) -> Entry:
-        """The kernel for rows' outputs, with what it computes in: made once for each thread, so that threads may ask at a time."""
-        known: dict[Any, Entry] = run.askers.__dict__
+    def _asker(self, run: Run, height: int) -> tuple[Entry, NDArray[Any]]:
+        """The kernel for rows' outputs with what it computes in, and where it counts rows that are not finite.
+
+        Made once for each thread, so that threads may ask at a time.
+        """
+        known: dict[Any, tuple[Entry, NDArray[Any]]] = run.askers.__dict__
         if height not in known:
             program, dtype = run.program, run.program.dtype
             layout = Layout.of(program.model, dtype, height)
@@ -316,7 +328,9 @@ class NativeEngine:
                 zeros(0, "float64"),
             )
             work = _work(layout, dtype, 1, 0)
-            known[height] = entry("steps.outputs", dtype).bind(layout.lines, work, lists, *run.plain)
+            doubtful = zeros(1, "int64")
+            ask = entry("steps.outputs", dtype).bind(layout.lines, work, lists, *run.plain, doubtful)
+            known[height] = ask, doubtful
         return known[height]
 
     def cost_and_gradient(self, run: Run, data: NativeData, l2: float = 0.0) -> tuple[float, dict[str, NDArray[Any]]]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fcnet import counters
 from fcnet.activations import softmax
-from fcnet.data.arrays import Part, Rows, TargetKind, is_sparse
+from fcnet.data.arrays import Part, Rows, TargetKind, check_finite, is_sparse
 from fcnet.engines.contract import Metrics, Placement, Plan, Program, Report, TrainState, accuracy_rule
 from fcnet.engines.xla import programs
 from fcnet.engines.xla.devices import everywhere, jax_device, mesh, precision, use_compilation_cache
@@ -164,6 +164,7 @@ class XlaEngine:
 
     def forward(self, run: Run, X: Rows) -> NDArray[Any]:
         """Outputs for rows without dropout."""
+        check_finite(X, "X")
         model, dtype, n_rows = run.program.model, run.program.dtype, X.shape[0]
         lead = () if run.program.members is None else (run.program.members,)
         outputs = np.empty((*lead, n_rows, model.n_out), dtype)

@@ -331,19 +331,23 @@ def _put_back(line: Any, first: int, last: int, thread: int, own: Any, whole: An
 
 
 @entry
-def outputs(layout: IntMatrix, work: Work, lists: Data, gain: Numbers, thresholds: Words, keys: WordMatrix, parameters: Numbers, X: Matrix, answers: Matrix, n_threads: int, thread: int) -> None:  # fmt: skip
+def outputs(layout: IntMatrix, work: Work, lists: Data, gain: Numbers, thresholds: Words, keys: WordMatrix, doubtful: Ints, parameters: Numbers, X: Matrix, answers: Matrix, n_threads: int, thread: int) -> None:  # fmt: skip
     """The network's outputs for dense rows, as many at a time as ``work`` is for, by one of n_threads threads.
 
-    Rows whose numbers are mostly zero are listed in ``lists``, which has room for as many rows.
+    Rows whose numbers are mostly zero are listed in ``lists``, which has room for as many rows. In ``doubtful`` is then how
+    many rows hold NaN or infinity, or have a sum beyond the numbers' range.
     """
     rows, batch, splits = work.rows, work.batch[0], lists.splits
     height = batch.shape[0]
+    doubtful[0] = ZERO
     for r in range(height):
         batch[r, 0] = r
     line = layout[layout.shape[0] - 1]
     for start in range(thread * height, X.shape[0], n_threads * height):
         block = X[start : start + height]
         n = block.shape[0]
+        for r in range(n):
+            doubtful[0] += not math.isfinite(_sum(block[r]))
         dense = block
         plain = layout[0, HAS_DROPOUT] == 0 and layout[0, IS_TABLE] == 0
         if plain and (n < TILE_ROWS or _share_of_nonzeros(block[0]) < SPARSE_BELOW):
@@ -364,6 +368,14 @@ def outputs(layout: IntMatrix, work: Work, lists: Data, gain: Numbers, threshold
                 activate(line[ACTIVATION], z, rows[f_at : f_at + line[N_OUT]])
             for j in range(line[N_OUT]):
                 answers[start + r, j] = z[j]
+
+
+@jit()
+def _sum(x: Any) -> Any:
+    total = x.dtype.type(0.0)
+    for j in range(x.shape[0]):
+        total += x[j]
+    return total
 
 
 @jit()
