@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import platform
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -1168,6 +1169,35 @@ def test_a_member_that_diverges_leaves_the_other_alone(engine, dtype, bad):
         np.testing.assert_allclose(report.costs[index], solo_report.costs, rtol=tolerance)
     assert np.isfinite(report.costs[1 - bad]).all()
     assert np.isnan(report.costs[bad, 17:]).all()
+
+
+# --- Numbers below the normal range ------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="elsewhere such numbers cost nothing")
+@pytest.mark.parametrize("density", [1.0, 0.2])
+def test_a_moment_that_nothing_feeds_ends_at_zero(engine, density):
+    """0.9 times the smallest number is rounded to itself: velocities would stay there, and a step take many times as long."""
+    case = Case(
+        (FullyConnectedLayer(20, 8, tanh), SoftmaxLayer(8, 3)),
+        log_likelihood,
+        Momentum(0.1),
+        n_steps=1200,
+        density=density,
+    )
+    part, plan = case.part(), case.plan()
+    fed, others = plan.rows[0], np.setdiff1d(np.arange(60), plan.rows[0]).astype(np.int32)
+    part.X[:, 0] = 0.0
+    part.X[fed, 0] = 1.0
+    program = case.program("float32")
+    run = engine.start(program, initial_state(program, case.parameters()), CPU)
+    data = engine.put(part, program, CPU)
+    for n_steps, rows in ((2, np.broadcast_to(fed, plan.rows.shape).copy()), (1200, others[plan.rows % 50])):
+        engine.advance(run, data, dataclasses.replace(plan, n_steps=n_steps, rows=rows))
+        velocity = engine.snapshot(run).slots["velocity"]["layers.0.weights"]
+        assert velocity[0].any() == (n_steps == 2)
+    assert velocity[1:].any(axis=1).all()
+    assert np.array(1e-40, np.float32) * np.ones(1, np.float32) > 0, "this thread's own mode"
 
 
 # --- A bad step --------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import llvmlite.binding
 import numpy as np
 
 _FEATURES = llvmlite.binding.get_host_cpu_features()
+IS_X86 = llvmlite.binding.get_default_triple().startswith(("x86_64", "i686", "i386"))
 VECTOR_BYTES = 64 if _FEATURES.get("avx512f") else 32
 """Bytes in a vector: 16 float32 numbers with AVX-512, 8 without."""
 HAS_COMPRESS = VECTOR_BYTES == 64 and bool(_FEATURES.get("avx512vl"))

@@ -10,6 +10,7 @@ calls, an ``entry``, takes the address of its arguments packed into words (``lib
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import itertools
 import typing
@@ -29,11 +30,15 @@ from numba.np.arrayobj import populate_array
 from fcnet.engines.contract import Dtype
 from fcnet.engines.native.hints import Kind, kind_of
 from fcnet.engines.native.library import Listed, packed
+from fcnet.engines.native.processor import IS_X86
 
 FAST = {"contract", "reassoc", "nsz", "arcp"}
 """Sums may be reordered; NaN and infinity keep their meaning."""
 NUMBERS = get_args(Dtype)
 """The types of networks' numbers."""
+FLUSH_TO_ZERO, DENORMALS_ARE_ZERO = 1 << 15, 1 << 6
+"""Bits of an x86 processor's mode for vectors: what is computed below the normal range is 0, and so is what is read."""
+_MODE = ir.IntType(32)
 _WORD = ir.IntType(64)
 _DATA = object.__basicsize__ // 8
 _SHAPE = _DATA + 2
@@ -100,7 +105,9 @@ def entry(function: Callable[..., None], usual: bool = True) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             words = _words(builder, builder.inttoptr(args[0], _WORD.as_pointer()))
             values = [_value(context, builder, argument, words) for argument in arguments]
-            return _call_of(symbol(dtype))(context, builder, types.void(*arguments), values)
+            with _tiny_numbers_are_zero(builder):
+                status = _status_of(symbol(dtype), context, builder, types.void(*arguments), values)
+            return _ended(context, builder, status)
 
         @intrinsic
         def unpacked(context: Any, words: Any) -> Any:
@@ -195,12 +202,47 @@ def _call_of(symbol: str) -> Callable[..., Any]:
     """Code that calls a function which the linker finds, as Numba's own calls do."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        convention = context.call_conv
-        kind = convention.get_function_type(signature.return_type, signature.args)
-        function = cgutils.get_or_insert_function(builder.module, kind, symbol)
-        status, _ = convention.call_function(builder, function, signature.return_type, signature.args, args)
-        with cgutils.if_unlikely(builder, status.is_error):
-            convention.return_status_propagate(builder, status)
-        return context.get_dummy_value()
+        return _ended(context, builder, _status_of(symbol, context, builder, signature, args))
 
     return generate
+
+
+def _status_of(symbol: str, context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    """Code that calls, and what it is told of errors."""
+    convention = context.call_conv
+    kind = convention.get_function_type(signature.return_type, signature.args)
+    function = cgutils.get_or_insert_function(builder.module, kind, symbol)
+    status, _ = convention.call_function(builder, function, signature.return_type, signature.args, args)
+    return status
+
+
+def _ended(context: Any, builder: Any, status: Any) -> Any:
+    """Code that hands an error on."""
+    with cgutils.if_unlikely(builder, status.is_error):
+        context.call_conv.return_status_propagate(builder, status)
+    return context.get_dummy_value()
+
+
+@contextlib.contextmanager
+def _tiny_numbers_are_zero(builder: Any) -> Iterator[None]:
+    """Code in between takes numbers below the normal range for 0, and writes none; the thread's own mode comes back after it.
+
+    An x86 processor needs some hundred cycles for each of them, and a moment that nothing feeds decays to one and stays there.
+    """
+    if not IS_X86:
+        yield
+        return
+    before, during = (cgutils.alloca_once(builder, _MODE) for _ in range(2))
+    kind = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer()])
+    read, write = (
+        cgutils.get_or_insert_function(builder.module, kind, f"llvm.x86.sse.{name}mxcsr") for name in ("st", "ld")
+    )
+
+    def at(place: Any) -> Any:
+        return builder.bitcast(place, ir.IntType(8).as_pointer())
+
+    builder.call(read, [at(before)])
+    builder.store(builder.or_(builder.load(before), ir.Constant(_MODE, FLUSH_TO_ZERO | DENORMALS_ARE_ZERO)), during)
+    builder.call(write, [at(during)])
+    yield
+    builder.call(write, [at(before)])
