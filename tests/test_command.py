@@ -53,6 +53,14 @@ def test_train_digits_needs_no_option(digits):
     assert json.loads((folder / "run" / "run.json").read_text())["results"] == results
 
 
+def test_the_module_is_the_command(tmp_path):
+    asked = [[COMMAND, "--version"], [sys.executable, "-m", "fcnet", "--version"]]
+    said = [
+        subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout for command in asked
+    ]
+    assert said == [f"fcnet {fcnet.__version__}\n"] * 2
+
+
 def test_the_run_is_used(digits):
     folder, trained = digits
     results = json.loads(trained.stdout)

@@ -84,6 +84,7 @@ ORDER = [
     "cli.figures",
     "cli.tables",
     "cli.app",
+    "__main__",
 ]
 """The order of the parts: a file imports only from those above it. A folder's own files are free among themselves."""
 

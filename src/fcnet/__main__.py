@@ -1,0 +1,5 @@
+"""``python -m fcnet`` is the command line."""
+
+from fcnet.cli.app import main
+
+main()
