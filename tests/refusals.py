@@ -215,7 +215,7 @@ TRAINING = (
         Call(
             name, {},
             {
-                "learning_rate": RATE, "beta_1": FRACTION, "beta_2": FRACTION, "epsilon": ("0", "nan", "inf"),
+                "learning_rate": RATE, "beta_1": FRACTION, "beta_2": FRACTION, "epsilon": ("0", "nan", "inf", "1e-40"),
                 "weight_decay": ("-1", "nan", "inf", "'0.1'"),
             },
         )

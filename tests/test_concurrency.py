@@ -25,6 +25,28 @@ def trained(epochs=3):
     return network
 
 
+@pytest.mark.parametrize("at_work", ["steps", "outputs"])
+def test_an_error_of_one_thread_is_raised(monkeypatch, at_work):
+    """And not lost, with the rows that the thread was to answer; nor do the others wait for it."""
+    rows = np.ones((40_000, 6), np.float32)
+    network = fcnet.Network([fcnet.FullyConnectedLayer(6, 300), fcnet.SoftmaxLayer(300, 2)], 20_000)
+
+    def entry_without_memory(name, dtype):
+        if name.startswith("steps.") and threading.current_thread() is not threading.main_thread():
+            raise MemoryError
+        return entry(name, dtype)
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    monkeypatch.setattr(native, "entry", entry_without_memory)
+    labels = np.zeros(len(rows), int)
+    asked = {
+        "steps": lambda: fcnet.train(network, (rows, labels), epochs=1, engine="native", device="cpu", verbose=False),
+        "outputs": lambda: network.predict_proba(rows, engine="native", device="cpu"),
+    }
+    with pytest.raises(MemoryError):
+        asked[at_work]()
+
+
 @pytest.mark.parametrize("engine", ["native", "xla"])
 def test_24_threads_predict_while_another_trains(engine):
     network = trained()

@@ -233,6 +233,16 @@ def test_a_number_that_is_none(engine, rows, zeros):
     np.testing.assert_array_equal(network.predict_proba(X, engine=engine, device="cpu")[:-1], expected[:-1])
 
 
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_a_code_that_is_no_number(kind):
+    table = fcnet.TableLayer(n_plain=2, categories=(3,))
+    network = fcnet.Network([table, fcnet.SoftmaxLayer(table.n_out, 2)], 10)
+    X = np.zeros((9, 3), kind)
+    X[2, 0] = X[5, 2] = np.nan
+    with pytest.raises(InputError, match=r"X contains NaN \(first at row 2, column 0\)"):
+        network.predict(X)
+
+
 def test_questions_without_an_answer():
     network = fcnet.Network([FC(4, 3, fcnet.tanh)], 10)
     assert network.task == "regression"

@@ -21,7 +21,7 @@ from fcnet.engines.choose import choose
 from fcnet.engines.contract import Dtype, Engine, Metrics, Placement, Precision, Program, initial_state
 from fcnet.errors import FileError, InputError, check_count
 from fcnet.history import EpochRecord, History, Observer, RunInfo
-from fcnet.layers import Layer, check_codes
+from fcnet.layers import Layer, TableLayer, check_codes
 from fcnet.model import Model, biases_name, model_of, weights_name
 from fcnet.optimizers import SGD, SGD_RULE
 from fcnet.progress import print_choice
@@ -247,10 +247,11 @@ class Network:
 
     def _outputs(self, X: Any, engine: str, device: str) -> NDArray[Any]:
         rows = as_rows(X, self.model.n_in, finite=False)
-        if rows.dtype != _FLOAT32:  # what has the engine's type already is looked at there
-            check_finite(rows, "X")
+        first = self.model.layers[0]
+        if isinstance(first, TableLayer) or (rows.dtype != _FLOAT32 and rows.dtype != self._dtype):
+            check_finite(rows, "X")  # others of these types are looked at where they are read
             check_range(rows, self._dtype, "X")
-        check_codes(self.model.layers[0], rows, "X")
+        check_codes(first, rows, "X")
         if (engine, device) not in self._started:
             chosen, run, _, _ = self._start(None, engine, device)
             self._started[engine, device] = chosen, run

@@ -321,6 +321,11 @@ class AdamW:
         for name in ("beta_1", "beta_2"):
             _check_fraction(type(self).__name__, name, getattr(self, name))
         _check_positive(type(self).__name__, "epsilon", self.epsilon)
+        if self.epsilon < (least := np.finfo(np.float32).tiny):
+            raise InputError(
+                f"{type(self).__name__}: epsilon must be {least:.2g} or above, since smaller numbers are 0 in float32, got "
+                f"{self.epsilon!r}."
+            )
         if not isinstance(self.weight_decay, Real) or not 0 <= float(self.weight_decay) < math.inf:
             raise InputError(
                 f"{type(self).__name__}: weight_decay must be a finite number, 0 or above, got {self.weight_decay!r}."

@@ -99,7 +99,7 @@ def as_rows(X: Any, n_in: int | None = None, name: str = "X", finite: bool = Tru
             SciPy's ``(n_rows, n_in)``, which stays sparse.
         n_in: how many numbers a row must have; None where any number will do.
         name: what to call the array in a message.
-        finite: look for NaN and infinity; without, whoever reads the rows next does.
+        finite: look for NaN and infinity; False where the engine that reads the rows does.
 
     Raises:
         InputError: not numbers, another shape, no rows, NaN or infinity.

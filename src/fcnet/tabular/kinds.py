@@ -37,9 +37,9 @@ def _bounded(u: NDArray[np.float64]) -> NDArray[np.float64]:
 
 TAILS = {"logarithmic": _logarithmic, "bounded": _bounded}
 Tails = str
-"""One of ``TAILS``."""
+"""One of ``TAILS``; files are checked for it by this name."""
 Order = str
-"""One of ``fcnet.data.table.TIME_FORMATS``."""
+"""One of ``fcnet.data.table.TIME_FORMATS``; the same."""
 
 
 def _scaled(numbers: NDArray[np.float64], center: float, scale: float, tails: str) -> NDArray[np.float64]:

@@ -236,10 +236,10 @@ class CudaEngine:
 
     def forward(self, run: Run, X: Rows) -> NDArray[Any]:
         """Outputs for rows without dropout."""
-        check_finite(X, "X")
         model, dtype, n_rows = run.program.model, run.program.dtype, X.shape[0]
         if self._tiles(run.program, n_rows, run.placement) is None:
             return self._general.forward(self._fresh(run), X)
+        check_finite(X, "X")
         outputs = np.empty((n_rows, model.n_out), dtype)
         numbers_of_a_row = max(model.n_in, model.n_out)
         height = max(1, CHUNK_BYTES // (numbers_of_a_row * outputs.itemsize))

@@ -224,6 +224,13 @@ class NativeEngine:
         exchange = zeros((2, height * layout.lines[0, OUT_PAD] if sharing.by_units else 0), program.dtype)
 
         def work(thread: int) -> None:
+            try:
+                steps_of(thread)
+            except BaseException:  # the others would wait for this thread
+                barrier[0] = ABANDONED
+                raise
+
+        def steps_of(thread: int) -> None:
             state = layout.lines, parameters, slots, scale, arrays, tables
             steps = n_steps, thread, sharing.n_threads, *rules, report, bad
             own = () if sharing.shares_memory else (zeros((1 + len(slots), layout.n_parameters), program.dtype),)
@@ -304,8 +311,9 @@ class NativeEngine:
                         doubtful.append(thread)
 
                 in_threads(n_threads, work)
-        if doubtful:
-            check_finite(X, "X")
+            if doubtful:
+                check_finite(X, "X")
+                doubtful.clear()
         return answers[0] if program.members is None else answers
 
     def _asker(self, run: Run, height: int) -> tuple[Entry, NDArray[Any]]:

@@ -18,13 +18,23 @@ def available_threads(asked: int | None = None) -> int:
 
 
 def in_threads(n_threads: int, work: Callable[[int], None]) -> None:
-    """Call ``work(0)`` here and ``work(1)`` and so on in threads of their own, all at the same time."""
+    """Call ``work(0)`` here and ``work(1)`` and so on in threads of their own, all at the same time; their errors are raised here."""
     if n_threads == 1:
         work(0)
         return
-    others = [threading.Thread(target=work, args=(thread,)) for thread in range(1, n_threads)]
+    errors: list[BaseException] = []
+
+    def beside(thread: int) -> None:
+        try:
+            work(thread)
+        except BaseException as error:
+            errors.append(error)
+
+    others = [threading.Thread(target=beside, args=(thread,)) for thread in range(1, n_threads)]
     for other in others:
         other.start()
     work(0)
     for other in others:
         other.join()
+    if errors:
+        raise errors[0]

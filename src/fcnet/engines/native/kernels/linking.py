@@ -227,7 +227,7 @@ def _ended(context: Any, builder: Any, status: Any) -> Any:
 def _tiny_numbers_are_zero(builder: Any) -> Iterator[None]:
     """Code in between takes numbers below the normal range for 0, and writes none; the thread's own mode comes back after it.
 
-    An x86 processor needs some hundred cycles for each of them, and a moment that nothing feeds decays to one and stays there.
+    A processor of Intel's needs some hundred cycles for each of them, and a moment that nothing feeds decays to one and stays there.
     """
     if not IS_X86:
         yield
