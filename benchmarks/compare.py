@@ -57,7 +57,9 @@ def main() -> int:
                 case "inference":
                     report, data, same = inference.run(folder, effort)
                 case "accuracy":
-                    report, data, same = accuracy.run(folder, options.repeats, options.limit, options.quick)
+                    report, data, same = accuracy.run(
+                        folder, options.goals, options.repeats, options.limit, options.quick
+                    )
                 case "book":
                     report, data, same = book.run(folder, None if options.full else options.epochs, options.quick)
             print(f"{report}\n", flush=True)
@@ -79,14 +81,24 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="very few steps, to see that it works")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure to a file too")
+    parser.add_argument(
+        "--goals",
+        type=lambda text: [float(goal) for goal in text.split(",")],
+        default=list(accuracy.GOALS),
+        help=f"accuracy: of {','.join(map(str, accuracy.GOALS))}",
+    )
     parser.add_argument("--repeats", type=int, default=3, help="accuracy: warm runs, each with another seed")
     parser.add_argument("--limit", type=float, default=120.0, help="accuracy: seconds that a run may take")
     parser.add_argument("--epochs", type=int, default=3, help="book: epochs of the peers, extrapolated to 60")
     parser.add_argument("--full", action="store_true", help="book: all 60 epochs of the peers")
     options = parser.parse_args()
-    for given, known in ((options.sections, SECTIONS), (options.only, workloads.WORKLOADS)):
-        if unknown := [name for name in given if name not in known]:
-            parser.error(f"unknown: {', '.join(unknown)}; expected of {', '.join(known)}")
+    for given, known in (
+        (options.sections, SECTIONS),
+        (options.only, workloads.WORKLOADS),
+        (options.goals, accuracy.GOALS),
+    ):
+        if unknown := [str(name) for name in given if name not in known]:
+            parser.error(f"unknown: {', '.join(unknown)}; expected of {', '.join(map(str, known))}")
     return options
 
 

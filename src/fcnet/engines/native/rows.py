@@ -91,7 +91,9 @@ def _splits(
 
     Each thread has columns of about as many nonzero numbers.
     """
-    share = np.cumsum(np.bincount(columns, minlength=n_in)) / max(1, len(columns))
+    counts = np.zeros(n_in, np.int64)
+    entry("lists.count_columns", dtype)(columns, counts)
+    share = np.cumsum(counts) / max(1, len(columns))
     cuts = np.searchsorted(share, np.arange(n_threads + 1) / n_threads)
     cuts[0], cuts[-1] = 0, n_in
     splits = np.empty((len(starts), n_threads + 1), np.int64)

@@ -27,6 +27,13 @@ def nonzero_lists(dense: Matrix, starts: Ints, values: Numbers, columns: Ints32)
 
 
 @entry
+def count_columns(columns: Ints32, counts: Ints) -> None:
+    """Add to ``counts`` how often each column is there."""
+    for p in range(columns.shape[0]):
+        counts[columns[p]] += 1
+
+
+@entry
 def split_rows(columns: Ints32, starts: Ints, cuts: Ints, splits: IntMatrix) -> None:
     """Where each thread's columns start and end in each row's list; the lists are in order of columns."""
     for r in range(starts.shape[0] - 1):
