@@ -1174,7 +1174,9 @@ def test_a_member_that_diverges_leaves_the_other_alone(engine, dtype, bad):
 # --- Numbers below the normal range ------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="elsewhere such numbers cost nothing")
+@pytest.mark.skipif(
+    platform.machine() not in ("x86_64", "AMD64"), reason="elsewhere the processor's mode is left as it is"
+)
 @pytest.mark.parametrize("density", [1.0, 0.2])
 def test_a_moment_that_nothing_feeds_ends_at_zero(engine, density):
     """0.9 times the smallest number is rounded to itself: velocities would stay there, and a step take many times as long."""

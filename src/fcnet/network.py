@@ -249,7 +249,7 @@ class Network:
         rows = as_rows(X, self.model.n_in, finite=False)
         first = self.model.layers[0]
         if isinstance(first, TableLayer) or (rows.dtype != _FLOAT32 and rows.dtype != self._dtype):
-            check_finite(rows, "X")  # others of these types are looked at where they are read
+            check_finite(rows, "X")  # of the network's own type, the engine looks at them as it reads them
             check_range(rows, self._dtype, "X")
         check_codes(first, rows, "X")
         if (engine, device) not in self._started:
