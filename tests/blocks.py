@@ -2,8 +2,8 @@
 
 One thread runs at a time, from one barrier to the next, in an order that is chosen: if an order and its reverse, of threads and of
 blocks, lead to the same bytes, no thread reads between two barriers what another one writes. A block runs as far ahead of the
-others as the barriers over the grid let it. Threads of a block that wait at different barriers are an error, as is memory that
-is read before it is written: shared memory begins as NaN.
+others as it can before it needs what they have posted. Threads of a block that wait at different barriers are an error, as is waiting
+for what nobody posts, and memory that is read before it is written: shared memory begins as NaN.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
-from numba import config, types
+from numba import types
 
 from fcnet import engines
 
@@ -33,7 +33,7 @@ class _Thread(threading.Thread):
 
     def run(self) -> None:
         self._go.acquire()
-        self._grid.local.thread = self
+        self._grid.running.thread = self
         try:
             with np.errstate(over="ignore"):  # 32-bit words go round
                 self._kernel(*self._arguments)
@@ -55,18 +55,24 @@ class _Thread(threading.Thread):
 
 
 class Grid:
-    """What a kernel's file knows as ``numba.cuda``."""
+    """What a kernel's file knows as ``numba.cuda``.
 
-    def __init__(self) -> None:
-        self.local = threading.local()
+    Args:
+        late: copies that nobody waits for are done when they are waited for, and not at once.
+    """
+
+    def __init__(self, late: bool = False) -> None:
+        self._late = late
+        self.running = threading.local()
         self.shared = SimpleNamespace(array=lambda shape, kind: self._own("shared").view(str(kind)))
-        self.cg = SimpleNamespace(this_grid=lambda: SimpleNamespace(sync=lambda: self.local.thread.wait("grid")))
+        self.local = SimpleNamespace(array=lambda shape, kind: np.full(shape, -1, str(kind)))
+        self.cg = SimpleNamespace(this_grid=lambda: SimpleNamespace(sync=lambda: self.running.thread.wait("grid")))
 
     def jit(self, function: Any = None, **options: Any) -> Any:
         return function or (lambda function: function)
 
     def _own(self, name: str) -> Any:
-        return self.local.thread.own[name]
+        return self.running.thread.own[name]
 
     threadIdx = property(lambda self: SimpleNamespace(x=self._own("thread")))
     blockIdx = property(lambda self: SimpleNamespace(x=self._own("block")))
@@ -74,7 +80,23 @@ class Grid:
     gridDim = property(lambda self: SimpleNamespace(x=self._own("blocks")))
 
     def syncthreads(self) -> None:
-        self.local.thread.wait("block")
+        self.running.thread.wait("block")
+
+    def begin(self, copying: Callable[[], None]) -> None:
+        """A copy that nobody waits for."""
+        if self._late:
+            self._own("copies").append(copying)
+        else:
+            copying()
+
+    def end(self) -> None:
+        """Wait for a thread's copies."""
+        while self._own("copies"):
+            self._own("copies").pop()()
+
+    def pause(self) -> None:
+        """Before a look at what other blocks may have posted by now."""
+        self.running.thread.wait("others")
 
     def launch(self, kernel: Any, n_blocks: int, n_threads: int, n_bytes: int, arguments: Any, step: int = 1) -> None:
         """Run a kernel; with ``step`` -1 the last block and the last thread come first."""
@@ -83,27 +105,46 @@ class Grid:
             shared = np.full(n_bytes, 255, np.uint8)  # NaN in every type of float
             own = {"block": block, "blocks": n_blocks, "threads": n_threads, "shared": shared}
             blocks.append(
-                [_Thread(kernel, arguments, own | {"thread": thread}, self) for thread in range(n_threads)][::step]
+                [
+                    _Thread(kernel, arguments, own | {"thread": thread, "copies": []}, self)
+                    for thread in range(n_threads)
+                ][::step]
             )
             for one in blocks[-1]:
                 one.start()
-        while any(one.at is not None for block in blocks for one in block):
+        everyone, idle = [one for block in blocks for one in block], 0
+        while any(one.at is not None for one in everyone):
+            before = [one.at for one in everyone]
             for block in blocks[::step]:
-                barrier: str | None = "block"
-                while barrier == "block":
-                    for one in block:
-                        one.advance()
-                    (barrier,) = {one.at for one in block}  # all wait at the same one
-            assert len({block[0].at for block in blocks}) == 1
+                self._advance(block)
+            now = {one.at for one in everyone}
+            if now == {"grid"}:
+                for one in everyone:
+                    one.at = ""
+            idle = idle + 1 if [one.at for one in everyone] == before else 0
+            assert idle < 100, f"threads wait at {now} for what never comes"
         for block in blocks:
             for one in block:
                 one.join()
+
+    def _advance(self, block: list[_Thread]) -> None:
+        """A block, as far as it goes before others have gone on."""
+        while True:
+            for one in block:
+                if one.at in ("", "others"):
+                    one.advance()
+            stopped = {one.at for one in block}
+            assert len(stopped) == 1 or "others" in stopped, f"threads of a block wait at different barriers: {stopped}"
+            if stopped != {"block"}:
+                return
+            for one in block:
+                one.at = ""
 
 
 def loaded(name: str, grid: Grid) -> ModuleType:
     """A module of ``fcnet.engines.cuda``, and of those that it imports, in which ``numba.cuda`` is a grid."""
     numba = ModuleType("numba")
-    numba.cuda, numba.types, numba.config = grid, types, config  # type: ignore[attr-defined]
+    numba.cuda, numba.types, numba.config = grid, types, SimpleNamespace(ENABLE_CUDASIM=1)  # type: ignore[attr-defined]
     package = "fcnet.engines.cuda"
     ours = {module: sys.modules[module] for module in sys.modules if module.startswith(package) or module == "numba"}
     for module in ours:

@@ -37,10 +37,9 @@ def array(kind: types.Type, ndim: int) -> types.Type:
 
 def of_training(number: types.Type) -> types.Type:
     """The types of the training kernel's arguments, in their order."""
-    rows = array(number, 2), array(types.int32, 1), array(number, 2), array(number, 1), array(number, 2)
-    tables = array(types.int32, 2), array(number, 3), array(number, 1), array(number, 2)
-    masks = array(types.uint32, 2), array(types.uint32, 3)
-    return types.void(*rows, *tables, *masks, array(number, 2), array(number, 1), *[types.int64] * 7)
+    numbers = array(number, 1)
+    tables = array(types.int32, 1), numbers, array(types.uint32, 1), array(types.uint64, 1), numbers
+    return types.void(numbers, numbers, numbers, array(number, 2), *tables, array(types.int64, 1), *[types.int64] * 7)
 
 
 def of_inference(number: types.Type) -> types.Type:
@@ -52,7 +51,7 @@ def of_inference(number: types.Type) -> types.Type:
 def check(name: str, kernel: object, signature: types.Type, number: types.Type) -> None:
     ptx, _ = compile(kernel.py_func, signature, cc=CAPABILITY, output="ptx")  # type: ignore[attr-defined]
     doubles = sum(".f64" in line for line in ptx.splitlines())
-    print(f"{name:<56}{len(ptx):>8,} characters")
+    print(f"{name:<68}{len(ptx):>8,} characters")
     assert number == types.float64 or doubles == 0, f"{name}: {doubles} operations in float64"
 
 
@@ -60,14 +59,15 @@ def main() -> None:
     load_compiler()
     here = SimpleNamespace(compute_capability=CAPABILITY)
     dispatcher.get_current_device = api.get_current_device = lambda: here  # asked for where functions are compiled
-    hidden = itertools.cycle(ACTIVATIONS)
+    hidden, groups = itertools.cycle(ACTIVATIONS), itertools.cycle(training.GROUPS)
     for number in (types.float32, types.float64):
         check(f"outputs, {number}", inference.kernel_of(str(number)), of_inference(number), number)
         for rule, (cost, (last, labels)) in itertools.product(RULES, NETWORKS.items()):
             layers = FullyConnectedLayer(784, 100, next(hidden), last.p_dropout), last
             program = Program(Model(layers), getattr(costs, cost), rule, str(number))
-            name = f"steps, {rule.name}, {layers[0].activation_fn.name}, {cost}, {number}"
-            check(name, training.kernel_of(program, labels), of_training(number), number)
+            group = next(groups)
+            name = f"steps, {rule.name}, {layers[0].activation_fn.name}, {cost}, {number}, groups of {group}"
+            check(name, training.kernel_of(program, labels, group), of_training(number), number)
 
 
 if __name__ == "__main__":

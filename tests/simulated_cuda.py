@@ -113,8 +113,8 @@ def test_chunks_threads_and_room_change_no_byte():
 def test_a_batch_that_leaves_no_room_for_the_next(monkeypatch):
     case = small(p=(0.3, 0.5), optimizer=Momentum(0.05), n_rows=13)
     program = case.program("float64")
-    sizes = (6, 5, 3)
-    for room, message in ((training.shared_numbers(sizes, 4, 5, 1, 1), None), (100, "keeps a mini-batch on the chip")):
+    enough = training.places_of(program, 4, 5, 1, labels=False).end
+    for room, message in ((enough, None), (100, "keeps a mini-batch on the chip")):
         monkeypatch.setattr(device, "SIMULATED", dataclasses.replace(device.SIMULATED, shared_bytes=8 * room))
         if message is None:
             assert_agrees(ENGINE, case, "float64")

@@ -253,9 +253,9 @@ def pretend(monkeypatch, multiprocessors, grid, step, shared_bytes=227 << 10):
     monkeypatch.setattr(device, "launch", lambda *arguments: grid.launch(*arguments, step=step))
 
 
-def advanced(monkeypatch, case, n_blocks, n_threads, step, n_steps=None):
+def advanced(monkeypatch, case, n_blocks, n_threads, step, late=False):
     """A case's state and report from a grid of blocks, see ``blocks.py``."""
-    grid = blocks.Grid()
+    grid = blocks.Grid(late)
     pretend(monkeypatch, n_blocks, grid, step)
     monkeypatch.setattr(module, "kernel_of", blocks.loaded("training", grid).kernel_of)
     engine, program = CudaEngine(threads=n_threads), case.program("float64")
@@ -265,18 +265,21 @@ def advanced(monkeypatch, case, n_blocks, n_threads, step, n_steps=None):
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "p", "batch"),
-    [(SGD(0.3), 0.0, 4), (AdamW(0.01), 0.5, 4), (Momentum(0.05), 0.3, 40)],
-    ids=["sgd", "adamw", "large"],
+    ("optimizer", "p", "batch", "n_in"),
+    [(SGD(0.3), 0.0, 4, 9), (AdamW(0.01), 0.5, 4, 8), (Momentum(0.05), 0.3, 40, 9), (SGD(0.3), 0.3, 1, 6)],
+    ids=["sgd", "adamw", "large", "online"],
 )
-def test_blocks_threads_and_their_order_change_no_byte(monkeypatch, optimizer, p, batch):
-    """Several blocks, the last one with fewer units, in two orders: no barrier is missing, and nothing is read before it is there."""
-    layers = (FullyConnectedLayer(9, 7, tanh, p), SoftmaxLayer(7, 3, p, weights=glorot_uniform))
+def test_blocks_threads_and_their_order_change_no_byte(monkeypatch, optimizer, p, batch, n_in):
+    """Several blocks, the last one with fewer units, in two orders, with copies early and late: no barrier is missing, and nothing is
+    read before it is there."""
+    layers = (FullyConnectedLayer(n_in, 7, tanh, p), SoftmaxLayer(7, 3, p, weights=glorot_uniform))
     case = Case(layers, log_likelihood, optimizer, "training", 0.01, 3 * batch + 1, batch, 7)
     parameters, _, costs = case.expected()
     states = []
-    for n_blocks, n_threads, step in ((1, 5, 1), (3, 5, 1), (3, 5, -1), (7, 2, -1), (4, 70, 1), (4, 70, -1)):
-        state, report = advanced(monkeypatch, case, n_blocks, n_threads, step)
+    for n_blocks, n_threads, step, late in (
+        (1, 5, 1, False), (3, 5, 1, True), (3, 5, -1, False), (7, 2, -1, True), (4, 70, 1, True), (4, 70, -1, False),
+    ):  # fmt: skip
+        state, report = advanced(monkeypatch, case, n_blocks, n_threads, step, late)
         assert worst(state.parameters, parameters) < 1e-12
         assert worst({"costs": report.costs}, {"costs": costs}) < 1e-12
         states.append(state)
@@ -290,8 +293,11 @@ def test_a_missing_barrier_is_found(monkeypatch):
         (FullyConnectedLayer(9, 7, tanh), SoftmaxLayer(7, 3)), log_likelihood, SGD(0.3), n_rows=14, batch=4, n_steps=4
     )
     monkeypatch.setattr(blocks.Grid, "syncthreads", lambda self: None)
-    states = [advanced(monkeypatch, case, 3, 5, step)[0] for step in (1, -1)]
     parameters, _, _ = case.expected()
+    try:
+        states = [advanced(monkeypatch, case, 3, 5, step)[0] for step in (1, -1)]
+    except AssertionError:  # blocks that wait for what never comes
+        return
     assert max(worst(state.parameters, parameters) for state in states) > 1e-3 or not all(
         np.isfinite(array).all() for state in states for array in state.parameters.values()
     )

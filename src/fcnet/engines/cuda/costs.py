@@ -1,4 +1,4 @@
-"""What a row costs, and the errors of its outputs."""
+"""What an output costs, and its error."""
 
 from __future__ import annotations
 
@@ -15,54 +15,45 @@ from fcnet.engines.cuda.elementary import ACTIVATIONS, Number, activation_of, un
 COSTS = (costs.log_likelihood, costs.cross_entropy, costs.quadratic)
 
 
-def judge_of(T: Any, program: Program) -> Callable[..., Number]:
-    """(numbers, at, n, targets, row, label): weighted inputs of a row at ``at`` become its errors; its cost is returned.
+def judge_of(T: Any, program: Program, labels: bool) -> Callable[..., tuple[Number, Number]]:
+    """(numbers, z, n, j, y): the error of output ``j`` of a row, and what it adds to the row's cost.
 
-    ``label`` is the row's class, or -1 where its targets are row ``row`` of ``targets``.
+    The row's ``n`` weighted inputs are at ``z``; at ``y`` its label, as a number, or its ``n`` values.
     """
     zero, one, half = T(0.0), T(1.0), T(0.5)
     last = program.model.layers[-1].activation_fn
     activate = activation_of(T, last if last in ACTIVATIONS else activations.linear)  # softmax has its cost
 
     @cuda.jit(device=True)
-    def target(targets: Any, row: int, label: int, j: int) -> Number:
-        if label >= 0:
-            return one if j == label else zero
-        return targets[row, j]
+    def target(numbers: Any, y: int, j: int) -> Number:
+        if labels:
+            return one if numbers[unsigned(y)] == T(j) else zero
+        return numbers[unsigned(y + j)]
 
     @cuda.jit(device=True)
-    def log_likelihood(numbers: Any, at: int, n: int, targets: Any, row: int, label: int) -> Number:
-        top = numbers[unsigned(at)]
-        for j in range(n):
-            top = numbers[unsigned(at + j)] if numbers[unsigned(at + j)] > top else top
-        total, mass, dot = zero, zero, zero
-        for j in range(n):
-            x, y = numbers[unsigned(at + j)] - top, target(targets, row, label, j)
-            total += T(math.exp(x))
-            mass += y
-            dot += y * x
-        for j in range(n):
-            a = T(math.exp(numbers[unsigned(at + j)] - top)) / total
-            numbers[unsigned(at + j)] = mass * a - target(targets, row, label, j)
-        return mass * T(math.log(total)) - dot
+    def log_likelihood(numbers: Any, z: int, n: int, j: int, y: int) -> Any:
+        top = numbers[unsigned(z)]
+        for k in range(1, n):
+            top = max(top, numbers[unsigned(z + k)])
+        total, mass = zero, zero
+        for k in range(n):
+            total += T(math.exp(numbers[unsigned(z + k)] - top))
+            if not labels:
+                mass += target(numbers, y, k)
+        x, wanted = numbers[unsigned(z + j)] - top, target(numbers, y, j)
+        error = (one if labels else mass) * (T(math.exp(x)) / total) - wanted
+        return error, wanted * (T(math.log(total)) - x)
 
     @cuda.jit(device=True)
-    def cross_entropy(numbers: Any, at: int, n: int, targets: Any, row: int, label: int) -> Number:
-        total = zero
-        for j in range(n):
-            z, y = numbers[unsigned(at + j)], target(targets, row, label, j)
-            total += (z if z > zero else zero) - z * y + T(math.log1p(T(math.exp(-abs(z)))))
-            numbers[unsigned(at + j)] = half * (T(math.tanh(half * z)) + one) - y
-        return total
+    def cross_entropy(numbers: Any, z: int, n: int, j: int, y: int) -> Any:
+        x, wanted = numbers[unsigned(z + j)], target(numbers, y, j)
+        cost = (x if x > zero else zero) - x * wanted + T(math.log1p(T(math.exp(-abs(x)))))
+        return half * (T(math.tanh(half * x)) + one) - wanted, cost
 
     @cuda.jit(device=True)
-    def quadratic(numbers: Any, at: int, n: int, targets: Any, row: int, label: int) -> Number:
-        total = zero
-        for j in range(n):
-            a, slope = activate(numbers[unsigned(at + j)])
-            error = a - target(targets, row, label, j)
-            total += half * error * error
-            numbers[unsigned(at + j)] = error * slope
-        return total
+    def quadratic(numbers: Any, z: int, n: int, j: int, y: int) -> Any:
+        a, slope = activate(numbers[unsigned(z + j)])
+        error = a - target(numbers, y, j)
+        return error * slope, half * error * error
 
     return {"log_likelihood": log_likelihood, "cross_entropy": cross_entropy, "quadratic": quadratic}[program.cost.name]

@@ -24,7 +24,8 @@ from fcnet.engines.cuda.costs import COSTS
 from fcnet.engines.cuda.device import Chip
 from fcnet.engines.cuda.elementary import ACTIVATIONS
 from fcnet.engines.cuda.inference import Tiles, n_weights, tiles_for
-from fcnet.engines.cuda.training import kernel_of, shared_numbers
+from fcnet.engines.cuda.memory import WORDS
+from fcnet.engines.cuda.training import group_of, kernel_of, places_of
 from fcnet.engines.cuda.updates import RULES
 from fcnet.engines.xla import engine as xla
 from fcnet.errors import InputError
@@ -49,11 +50,10 @@ FEW_NUMBERS = 1 << 14
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """Rows as the general engine keeps them, and how the kernel sees the same arrays."""
+    """Rows as the general engine keeps them, and how the kernel sees the same arrays: as rows of numbers, labels too."""
 
     general: xla.Data
     X: Any
-    labels: Any
     targets: Any
     weights: Any
     kind: TargetKind
@@ -164,12 +164,9 @@ class CudaEngine:
             part = replace(part, X=part.X.toarray())
         general = self._general.put(part, program, placement)
         with device.on(placement):
-            X, y, weights = map(device.as_kernels_see, (general.X, general.y, general.weights))
-            nothing = np.zeros(1, np.int32), np.zeros((1, 1), program.dtype)
-            labels, targets = (
-                (y, device.to_device(nothing[1])) if part.kind == "labels" else (device.to_device(nothing[0]), y)
-            )
-        return Data(general, X, labels, targets, weights, part.kind)
+            X, y, weights = (device.as_kernels_see(one).ravel() for one in (general.X, general.y, general.weights))
+            targets = device.to_device(np.asarray(part.y, program.dtype)) if part.kind == "labels" else y
+        return Data(general, X, targets, weights, part.kind)
 
     def start(self, program: Program, state: TrainState, placement: Placement) -> Run:
         """Copy a state to the device."""
@@ -188,42 +185,42 @@ class CudaEngine:
 
     def advance(self, run: Run, data: Data, plan: Plan) -> Report:
         """Do a chunk of steps."""
-        program, dtype, n_steps = run.program, run.program.dtype, plan.n_steps
-        sizes, batch = _sizes(program), plan.rows.shape[1]
-        chip, n_slots = device.chip(run.placement), len(program.rule.slots)
-        n_blocks, units = self._division(sizes[1], chip)
-        numbers = functools.partial(shared_numbers, sizes, batch, units, n_slots)
-        item = np.dtype(dtype).itemsize
-        buffers = 2 if item * numbers(2) <= chip.shared_bytes else 1
-        n_bytes = item * numbers(buffers)
+        program, n_steps, labels = run.program, plan.n_steps, data.kind == "labels"
+        dtype, chip = np.dtype(program.dtype), device.chip(run.placement)
+        rows = _whole_groups(plan.rows[:n_steps])
+        n_blocks, units = self._division(program.model.layers[0].n_out, chip)
+        placed = functools.partial(places_of, program, rows.shape[1], units, labels=labels)
+        buffers = 2 if dtype.itemsize * placed(buffers=2).end <= chip.shared_bytes else 1
+        places = placed(buffers=buffers)
+        n_bytes = dtype.itemsize * places.end
         if n_bytes > chip.shared_bytes:
             raise InputError(
-                f"The engine cuda keeps a mini-batch on the chip: {batch} rows and the weights take {n_bytes:,} bytes of "
-                f"{chip.shared_bytes:,}. Use engine='xla', or smaller mini-batches."
+                f"The engine cuda keeps a mini-batch on the chip: {plan.rows.shape[1]} rows and the weights take "
+                f"{n_bytes:,} bytes of {chip.shared_bytes:,}. Use engine='xla', or smaller mini-batches."
             )
-        gain = 1.0 / (1.0 - plan.dropout) if program.model.dropout_scaling == "training" else np.ones_like(plan.dropout)
-        own = [np.stack(program.rule.scaled(tuple(plan.coefficients.T), factors), axis=-1) for factors in plan.factors]
-        coefficients = np.stack(own, axis=1)  # (length, n_parameters, n_coefficients)
-        tables: tuple[NDArray[Any], ...] = (
-            plan.rows,
-            coefficients,
-            plan.l2,
-            gain,
-            counters.drop_threshold(plan.dropout),
-            plan.keys,
+        n_hidden = program.model.layers[0].n_out
+        exchange = np.zeros(2 * rows.shape[1] * n_hidden * WORDS[program.dtype], np.uint64)
+        tables = (
+            rows.reshape(-1),
+            _table(program, plan, n_steps).reshape(-1),
+            _masks(plan, n_steps).reshape(-1),
+            exchange,
         )
-        kinds: tuple[Any, ...] = plan.rows.dtype, dtype, dtype, dtype, np.uint32, np.uint32
-        kernel = kernel_of(program, data.kind == "labels")
+        kernel = kernel_of(program, labels, group_of(rows.shape[1]))
         with device.on(run.placement):
-            there = [
-                device.to_device(np.ascontiguousarray(table[:n_steps], kind))
-                for table, kind in zip(tables, kinds, strict=True)
-            ]
-            exchange = device.to_device(np.zeros((2, batch * sizes[1]), dtype))
+            there = [device.to_device(table) for table in tables]
             report = device.to_device(np.full(n_steps, np.nan, dtype))
-            arguments = (data.X, data.labels, data.targets, data.weights, run.state, *there, exchange, report)
-            numbers_of = (n_steps, *sizes, batch, units, buffers)
-            device.launch(kernel, n_blocks, self._threads, n_bytes, (*arguments, *map(np.int64, numbers_of)))
+            arguments = (
+                data.X,
+                data.targets,
+                data.weights,
+                run.state,
+                *there,
+                report,
+                device.to_device(np.array(places)),
+            )
+            numbers = n_steps, *_sizes(program), rows.shape[1], units, buffers
+            device.launch(kernel, n_blocks, self._threads, n_bytes, (*arguments, *map(np.int64, numbers)))
             costs = device.to_host(report).astype(np.float64)
         bad = np.flatnonzero(~np.isfinite(costs))
         run.step += n_steps
@@ -319,10 +316,33 @@ class CudaEngine:
         return -(-n_hidden // units), units
 
     def _fits(self, program: Program, mini_batch_size: int, placement: Placement) -> bool:
-        chip, sizes = device.chip(placement), _sizes(program)
-        units = self._division(sizes[1], chip)[1]
-        numbers = shared_numbers(sizes, mini_batch_size, units, len(program.rule.slots), 1)
-        return np.dtype(program.dtype).itemsize * numbers <= chip.shared_bytes
+        chip, n_hidden = device.chip(placement), program.model.layers[0].n_out
+        group = group_of(mini_batch_size)
+        batch = group * -(-mini_batch_size // group)
+        places = places_of(program, batch, self._division(n_hidden, chip)[1], 1, labels=False)
+        return np.dtype(program.dtype).itemsize * places.end <= chip.shared_bytes
+
+
+# --- A chunk's tables as the kernel reads them --------------------------------------------------------------------------
+
+
+def _whole_groups(rows: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Row indices of each step, with rows that are absent up to a whole number of groups."""
+    group = group_of(rows.shape[1])
+    return np.pad(rows, [(0, 0), (0, -rows.shape[1] % group)], constant_values=-1).astype(np.int32)
+
+
+def _table(program: Program, plan: Plan, n_steps: int) -> NDArray[Any]:
+    """``(n_steps, table_width)``: coefficients of each array, l2, and what is multiplied by where dropout keeps a number."""
+    gain = 1.0 / (1.0 - plan.dropout) if program.model.dropout_scaling == "training" else np.ones_like(plan.dropout)
+    own = [np.stack(program.rule.scaled(tuple(plan.coefficients.T), factors), axis=-1) for factors in plan.factors]
+    return np.column_stack([*own, plan.l2, gain])[:n_steps].astype(program.dtype)
+
+
+def _masks(plan: Plan, n_steps: int) -> NDArray[np.uint32]:
+    """``(n_steps, MASK_WORDS)``: both layers' thresholds and keys."""
+    thresholds = counters.drop_threshold(plan.dropout[:n_steps])
+    return np.column_stack([thresholds, plan.keys[:n_steps].reshape(n_steps, -1)]).astype(np.uint32)
 
 
 # --- Arrays as one row of numbers: w1, b1, w2, b2 -----------------------------------------------------------------------

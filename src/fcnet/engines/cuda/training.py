@@ -3,36 +3,80 @@
 Each block of threads owns some hidden units: the first layer's weights into them lie in its shared memory, with the whole of the
 small last layer. A step is
 
-    own units      a = f(x . w1 + b1), with dropout, into global memory for all
-    all blocks     meet: the one barrier over the grid
+    own units      a = f(x . w1 + b1), with dropout, posted for all blocks
+    all blocks     take what all have posted, and meanwhile the next step's rows are on their way
     outputs        every block computes all outputs and their errors for itself, from all hidden outputs
     learning       every block changes its own part of the first layer, and its copy of the last one
 
-The exchange of hidden outputs has two places that are used by turns: who writes one place is past the barrier after which
-the last reader of it was done. All blocks compute the same numbers of the last layer in the same order, so their copies stay
-the same to the bit, and all see a bad step at once. Nothing is added up in an order that changes from run to run.
+Posted numbers have two places that are used by turns: who posts into one place has taken what was posted after the last reader
+of it was done. All blocks compute the same numbers of the last layer in the same order, so their copies stay the same to the bit,
+and all see a bad step at once. Nothing is added up in an order that changes from run to run, or with blocks or threads.
 
-Loops are ``while`` loops, since a ``range`` whose step Numba does not know divides before it begins.
+A step takes as long as its chain of dependent instructions, so nothing is on it that can be elsewhere: rows, targets and tables come
+by copies that nobody waits for before the step is over, sums are shared out to as many threads as there are and folded in
+two turns, and every output has a thread. Loops are ``while`` loops where their step is not a constant, since a ``range`` whose step
+Numba does not know divides before it begins.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
-from numba import cuda
+import numpy as np
+from numba import cuda, types
 
 from fcnet.engines.contract import Program
 from fcnet.engines.cuda.costs import judge_of
-from fcnet.engines.cuda.elementary import NUMBERS, activation_of, bits, divided, unsigned
+from fcnet.engines.cuda.elementary import NUMBERS, activation_of, bits, unsigned
+from fcnet.engines.cuda.memory import copy, copy_16, number, post, tagged, take, wait_for_copies
 from fcnet.engines.cuda.updates import learn_of
 
-LANES, OUTPUT_LANES = 32, 8
+LANES, OUTPUT_LANES = 64, 8
 """Threads that share a sum over inputs, and one over hidden units."""
-WARP = 32
+FOLD = 8
+"""Sums of lanes are added up in two turns, this many at first."""
+GROUPS = (1, 4, 5, 8)
+"""Rows that a thread may multiply with a weight that it has read."""
+TILE = 4
+"""Inputs of a unit whose gradients a thread sums at once."""
+BUNDLES = 8
+"""Threads that sum a batch's costs."""
+ARRAYS = 4
+"""w1, b1, w2, b2."""
+MASK_WORDS = 6
+"""Of a step: thresholds of both layers, and their keys of two words."""
+
+
+def group_of(batch: int) -> int:
+    """Rows that a thread takes at once: those with which a batch needs the fewest reads."""
+    return min(GROUPS, key=lambda group: -(-batch // group) * (group + 1))
+
 
 # --- Shared memory ------------------------------------------------------------------------------------------------------
+
+
+class Places(NamedTuple):
+    """Where what begins in a block's shared memory, in numbers; before all that, in words of 4 bytes, two steps' row indices and
+    words of dropout."""
+
+    x: int
+    parameters: int
+    row_weights: int
+    targets: int
+    table: int
+    hidden: int
+    slopes: int
+    hidden_errors: int
+    outputs: int
+    errors: int
+    costs: int
+    bundles: int
+    share: int
+    partial: int
+    folded: int
+    end: int
 
 
 def block_parameters(n_in: int, n_out: int, n_hidden: int, units: int) -> int:
@@ -40,83 +84,234 @@ def block_parameters(n_in: int, n_out: int, n_hidden: int, units: int) -> int:
     return units * (n_in + 1) + n_out * (n_hidden + 1)
 
 
-def shared_numbers(sizes: tuple[int, int, int], batch: int, units: int, n_slots: int, buffers: int) -> int:
-    """Numbers of a block's shared memory, in the order in which ``steps`` lays them out.
+def places_of(program: Program, batch: int, units: int, buffers: int, labels: bool) -> Places:
+    """How a block's shared memory is laid out.
 
     Args:
-        sizes: inputs, hidden units, outputs.
-        batch: rows of a mini-batch.
+        batch: rows of a mini-batch, a multiple of their group.
         units: hidden units that a block owns.
-        n_slots: arrays of the update rule.
         buffers: places for a batch's rows.
+        labels: whether a row's target is one number.
     """
-    n_in, n_hidden, n_out = sizes
-    partial = max(batch * units * (LANES + 1), batch * n_out * (OUTPUT_LANES + 1))
-    rows = buffers * batch * (n_in + 1) + batch * (n_hidden + 2 * units + n_out + 1)
-    return (1 + n_slots) * block_parameters(n_in, n_out, n_hidden, units) + rows + partial
+    hidden, last = program.model.layers
+    n_in, n_hidden, n_out = hidden.n_in, hidden.n_out, last.n_out
+    itemsize = np.dtype(program.dtype).itemsize
+    words = 2 * (batch + MASK_WORDS)
+    at = 4 * -(-words // 4) * 4 // itemsize  # rows begin at a multiple of 16 bytes
+    sizes = Places(
+        x=buffers * batch * n_in,
+        parameters=(1 + len(program.rule.slots)) * block_parameters(n_in, n_out, n_hidden, units),
+        row_weights=buffers * batch,
+        targets=buffers * batch * (1 if labels else n_out),
+        table=2 * table_width(program),
+        hidden=batch * n_hidden,
+        slopes=batch * units,
+        hidden_errors=batch * units,
+        outputs=batch * n_out,
+        errors=batch * n_out,
+        costs=batch * n_out,
+        bundles=BUNDLES,
+        share=1,
+        partial=batch * max(units * (LANES + 1), n_out * (OUTPUT_LANES + 1)),
+        folded=batch * units * (FOLD + 1),
+        end=0,
+    )
+    return Places(*(at + sum(sizes[:k]) for k in range(len(sizes))))
+
+
+def table_width(program: Program) -> int:
+    """Numbers of a step: coefficients of the four arrays, l2, and what is multiplied by where dropout keeps a number, by layer."""
+    return ARRAYS * len(program.rule.coefficients) + 3
+
+
+@cuda.jit(device=True)
+def inverse_of(by: int) -> Any:
+    """What ``quotient`` divides by."""
+    return ((1 << 32) + by - 1) // by
+
+
+@cuda.jit(device=True)
+def quotient(number: int, inverse: int) -> Any:
+    """``number // by`` in a multiplication: exact while ``number * by < 2**32``, as for any two sizes of shared memory."""
+    return (number * inverse) >> 32
 
 
 # --- The kernel ---------------------------------------------------------------------------------------------------------
 
 
 @functools.cache
-def kernel_of(program: Program, labels: bool) -> Any:
+def kernel_of(program: Program, labels: bool, group: int) -> Any:
     """The kernel of a program, for targets that are labels or values; Numba compiles it when it is first launched, and keeps it on disk."""
     T, kind = NUMBERS[program.dtype]
     zero, one = T(0.0), T(1.0)
-    n_slots = len(program.rule.slots)
+    n_slots, n_coefficients, width = len(program.rule.slots), len(program.rule.coefficients), table_width(program)
+    l2_at, gain_at = ARRAYS * n_coefficients, ARRAYS * n_coefficients + 1
+    per_copy = 16 // np.dtype(program.dtype).itemsize
     hidden, last = program.model.layers
     drops_inputs, drops_hidden = bool(hidden.p_dropout), bool(last.p_dropout)
-    activate, judge, learn = activation_of(T, hidden.activation_fn), judge_of(T, program), learn_of(T, program)
+    drops = drops_inputs or drops_hidden
+    activate, judge = activation_of(T, hidden.activation_fn), judge_of(T, program, labels)
+    coefficients, learn = learn_of(T, program)
+
+    # -- What comes from elsewhere
 
     @cuda.jit(device=True)
-    def stage(X: Any, weights: Any, rows: Any, gain: Any, thresholds: Any, keys: Any, step: int, batch: int, n_in: int, shared: Any, x_at: int, weights_at: int, thread: int, n_threads: int) -> None:  # fmt: skip
-        """A step's rows and their weights into shared memory, by threads ``thread``, ``thread + n_threads``, ..."""
+    def fetch(X: Any, targets: Any, weights: Any, rows: Any, table: Any, masks: Any, shared: Any, words: Any, step: int, n_steps: int, n_in: int, n_out: int, batch: int, x: int, row_weights: int, y: int, numbers: int, size: int, pieces: int, inverse: int) -> None:  # fmt: skip
+        """Begin to copy what a step needs, whose row indices are here, and the row indices of the step after it."""
+        thread, n_threads = cuda.threadIdx.x, cuda.blockDim.x
+        turn = step % 2
+        down = quotient(n_threads, inverse)
+        right = n_threads - down * pieces
+        r = quotient(thread, inverse)
+        piece = thread - r * pieces
+        while r < batch:
+            row = np.int64(np.int32(words[unsigned(turn * batch + r)]))
+            to = x + r * n_in + piece * size
+            if row < 0:
+                for k in range(size):
+                    shared[unsigned(to + k)] = zero
+            elif size == per_copy:
+                copy_16(shared, unsigned(to), X, unsigned(row * n_in + piece * size))
+            else:
+                copy(shared, unsigned(to), X, unsigned(row * n_in + piece * size))
+            r += down
+            piece += right
+            if piece >= pieces:
+                piece -= pieces
+                r += 1
+        r = thread
+        while r < batch:
+            row = np.int64(np.int32(words[unsigned(turn * batch + r)]))
+            if row < 0:
+                shared[unsigned(row_weights + r)] = zero
+            else:
+                copy(shared, unsigned(row_weights + r), weights, unsigned(row))
+                if labels:
+                    copy(shared, unsigned(y + r), targets, unsigned(row))
+            if not labels:
+                for j in range(n_out):
+                    if row < 0:
+                        shared[unsigned(y + r * n_out + j)] = zero
+                    else:
+                        copy(shared, unsigned(y + r * n_out + j), targets, unsigned(row * n_out + j))
+            if step + 1 < n_steps:
+                copy(words, unsigned((1 - turn) * batch + r), rows, unsigned((step + 1) * batch + r))
+            r += n_threads
+        k = n_threads - 1 - thread
+        while k < width:
+            copy(shared, unsigned(numbers + turn * width + k), table, unsigned(step * width + k))
+            k += n_threads
+        if drops:
+            k = n_threads - 1 - thread
+            while k < MASK_WORDS:
+                copy(words, unsigned(2 * batch + turn * MASK_WORDS + k), masks, unsigned(step * MASK_WORDS + k))
+                k += n_threads
+
+    @cuda.jit(device=True)
+    def drop(shared: Any, words: Any, step: int, n_in: int, batch: int, x: int, numbers: int) -> None:
+        """A step's inputs with dropout."""
+        at = 2 * batch + step % 2 * MASK_WORDS
+        threshold, key0, key1 = words[unsigned(at)], words[unsigned(at + 2)], words[unsigned(at + 3)]
+        gain = shared[unsigned(numbers + step % 2 * width + gain_at)]
         for r in range(batch):
-            row = rows[step, r]
-            if thread == 0:
-                shared[unsigned(weights_at + r)] = weights[row] if row >= 0 else zero
-            i = thread
+            i = cuda.threadIdx.x
             while i < n_in:
-                x = X[row, i] if row >= 0 else zero
-                if drops_inputs:
-                    kept = bits(keys[step, 0, 0], keys[step, 0, 1], r, i, n_in) >= thresholds[step, 0]
-                    x = x * gain[step, 0] if kept else zero * x
-                shared[unsigned(x_at + r * n_in + i)] = x
-                i += n_threads
+                value = shared[unsigned(x + r * n_in + i)]
+                kept = bits(key0, key1, r, i, n_in) >= threshold
+                shared[unsigned(x + r * n_in + i)] = value * gain if kept else zero * value
+                i += cuda.blockDim.x
+
+    # -- Sums
+
+    def sums_by(lanes: int) -> Any:
+        @cuda.jit(device=True)
+        def sums(shared: Any, rows: int, length: int, weights: int, n_units: int, batch: int, inverse: int, partial: int) -> None:  # fmt: skip
+            """w[u] . x[r] of rows ``(batch, length)``: lane ``l`` of unit and row ``u * batch + r`` at ``partial``, in lines of ``lanes + 1``."""
+            n_groups = batch // group
+            q = cuda.threadIdx.x
+            while q < n_units * n_groups * lanes:
+                task, lane = q // lanes, q % lanes
+                u = quotient(task, inverse)
+                first = (task - u * n_groups) * group
+                totals = cuda.local.array(group, kind)
+                for k in range(group):
+                    totals[k] = zero
+                x, w = rows + first * length, weights + u * length
+                i = lane
+                while i < length:
+                    weight = shared[unsigned(w + i)]
+                    for k in range(group):
+                        totals[k] += shared[unsigned(x + k * length + i)] * weight
+                    i += lanes
+                line = partial + (u * batch + first) * (lanes + 1) + lane
+                for k in range(group):
+                    shared[unsigned(line + k * (lanes + 1))] = totals[k]
+                q += cuda.blockDim.x
+
+        return sums
+
+    sums_of_inputs, sums_of_hidden = sums_by(LANES), sums_by(OUTPUT_LANES)
+
+    @cuda.jit(device=True)
+    def learn_weights(shared: Any, w: int, size: int, n_units: int, rows: int, length: int, errors: int, errors_length: int, batch: int, stride: int, inverse: int, decay: Any, c: Any) -> None:  # fmt: skip
+        """The update of w ``(n_units, length)``, whose inputs were rows ``(batch, length)``; a thread has every ``stride``-th one."""
+        q = cuda.threadIdx.x
+        while q < n_units * stride:
+            u = quotient(q, inverse)
+            first = q - u * stride
+            line = w + u * length
+            totals = cuda.local.array(TILE, kind)
+            columns = cuda.local.array(TILE, types.int64)
+            for t in range(TILE):
+                columns[t] = min(first + t * stride, length - 1)
+                totals[t] = decay * shared[unsigned(line + columns[t])]
+            r = 0
+            while r < batch:
+                for k in range(group):
+                    error = shared[unsigned(errors + (r + k) * errors_length + u)]
+                    for t in range(TILE):
+                        totals[t] += shared[unsigned(rows + (r + k) * length + columns[t])] * error
+                r += group
+            for t in range(TILE):
+                if first + t * stride < length:
+                    learn(shared, line + first + t * stride, size, totals[t], c)
+            q += cuda.blockDim.x
 
     @cuda.jit(cache=True)
-    def steps(X: Any, y: Any, targets: Any, weights: Any, state: Any, rows: Any, c: Any, l2: Any, gain: Any, thresholds: Any, keys: Any, exchange: Any, report: Any, n_steps: int, n_in: int, n_hidden: int, n_out: int, batch: int, units: int, buffers: int) -> None:  # fmt: skip
-        """Steps 0 to n_steps - 1 of the tables, or until a cost is not finite.
+    def steps(X: Any, targets: Any, weights: Any, state: Any, rows: Any, table: Any, masks: Any, exchange: Any, report: Any, places: Any, n_steps: int, n_in: int, n_hidden: int, n_out: int, batch: int, units: int, buffers: int) -> None:  # fmt: skip
+        """Steps 0 to n_steps - 1 of the tables, or until a cost is not finite. Arrays are rows of numbers but for ``state``.
 
         Args:
-            X, y, targets, weights: all rows; labels ``(n_rows,)`` or values ``(n_rows, n_out)``, the other one empty.
+            X, targets, weights: all rows; a row's target is its label, as a number, or ``n_out`` values.
             state: ``(1 + n_slots, n_parameters)``: w1, b1, w2, b2 in one row, and so their slots.
-            exchange: ``(2, batch * n_hidden)``.
-            report: ``(n_steps,)``, where the costs go.
+            rows, table, masks: of each step ``batch`` row indices, ``table_width`` numbers and ``MASK_WORDS`` words.
+            exchange: two places for ``batch * n_hidden`` posted numbers, all 0.
+            report: where the costs go.
+            places: ``Places``.
         """
-        shared = cuda.shared.array(0, kind)
-        grid = cuda.cg.this_grid()
+        shared, words = cuda.shared.array(0, kind), cuda.shared.array(0, types.uint32)
         thread, n_threads, block = cuda.threadIdx.x, cuda.blockDim.x, cuda.blockIdx.x
         first = block * units
         own = min(units, n_hidden - first)
-        w1, b1 = 0, units * n_in  # (units, n_in), (units,)
-        w2, b2 = b1 + units, b1 + units + n_out * n_hidden  # (n_out, n_hidden), (n_out,)
-        size = b2 + n_out
-        x_at = (1 + n_slots) * size
-        weights_at = x_at + buffers * batch * n_in
-        a_at = weights_at + buffers * batch
-        slopes_at = a_at + batch * n_hidden
-        d1_at = slopes_at + batch * units
-        d2_at = d1_at + batch * units
-        costs_at = d2_at + batch * n_out
-        partial_at = costs_at + batch
-        n_first = n_in * n_hidden
+        x_at, w1, row_weights_at, y_at, table_at = places[0], places[1], places[2], places[3], places[4]
+        a_at, slopes_at, d1_at, z2_at, d2_at = places[5], places[6], places[7], places[8], places[9]
+        costs_at, bundles_at, share_at = places[10], places[11], places[12]
+        partial_at, folded_at = places[13], places[14]
+        b1 = w1 + units * n_in  # w1 is (units, n_in), w2 (n_out, n_hidden)
+        w2 = b1 + units
+        b2 = w2 + n_out * n_hidden
+        size = units * (n_in + 1) + n_out * (n_hidden + 1)
+        n_first, n_posted = n_in * n_hidden, batch * n_hidden
+        n_targets = 1 if labels else n_out
+        piece = per_copy if n_in % per_copy == 0 else 1
+        pieces, stride1, stride2 = n_in // piece, (n_in + TILE - 1) // TILE, (n_hidden + TILE - 1) // TILE
+        by_stride1, by_stride2 = inverse_of(stride1), inverse_of(stride2)
+        by_pieces, by_groups, by_batch = inverse_of(pieces), inverse_of(batch // group), inverse_of(batch)
 
         for k in range(1 + n_slots):
             q = thread
             while q < own * n_in:
-                u, i = divided(q, n_in)
+                u, i = q // n_in, q % n_in
                 shared[unsigned(k * size + w1 + q)] = state[k, i * n_hidden + first + u]
                 q += n_threads
             u = thread
@@ -125,160 +320,174 @@ def kernel_of(program: Program, labels: bool) -> Any:
                 u += n_threads
             q = thread
             while q < n_out * n_hidden:
-                j, h = divided(q, n_hidden)
+                j, h = q // n_hidden, q % n_hidden
                 shared[unsigned(k * size + w2 + q)] = state[k, n_first + n_hidden + h * n_out + j]
                 q += n_threads
             j = thread
             while j < n_out:
                 shared[unsigned(k * size + b2 + j)] = state[k, n_first + n_hidden + n_hidden * n_out + j]
                 j += n_threads
-        if n_steps > 0:
-            stage(X, weights, rows, gain, thresholds, keys, 0, batch, n_in, shared, x_at, weights_at, thread, n_threads)
+        r = thread
+        while r < batch and n_steps > 0:
+            words[unsigned(r)] = np.uint32(rows[r])
+            r += n_threads
         cuda.syncthreads()
+        if n_steps > 0:
+            fetch(X, targets, weights, rows, table, masks, shared, words, 0, n_steps, n_in, n_out, batch, x_at, row_weights_at, y_at, table_at, piece, pieces, by_pieces)  # fmt: skip
+            wait_for_copies()
+            cuda.syncthreads()
+            if drops_inputs:
+                drop(shared, words, 0, n_in, batch, x_at, table_at)
+        cuda.cg.this_grid().sync()  # so that the driver sees to it that all blocks are there at once: they wait for each other below
 
         for step in range(n_steps):
             turn = step % 2
-            x = x_at + (turn * batch * n_in if buffers == 2 else 0)
-            row_weights = weights_at + (turn * batch if buffers == 2 else 0)
+            here = turn if buffers == 2 else 0
+            there = 1 - turn if buffers == 2 else 0
+            x, row_weights = x_at + here * batch * n_in, row_weights_at + here * batch
+            y, c = y_at + here * batch * n_targets, table_at + turn * width
+            l2 = shared[unsigned(c + l2_at)]
 
-            # Own units: sums over inputs, some by each lane, then lane by lane.
+            # Own units.
+            sums_of_inputs(shared, x, n_in, w1, own, batch, by_groups, partial_at)
+            cuda.syncthreads()
             q = thread
-            while q < batch * own * LANES:
-                pair, lane = q // LANES, q % LANES
-                r, u = divided(pair, own)
+            while q < batch * own * FOLD:
+                pair, m = q // FOLD, q % FOLD
                 total = zero
-                i = lane
-                while i < n_in:
-                    total += shared[unsigned(x + r * n_in + i)] * shared[unsigned(w1 + u * n_in + i)]
-                    i += LANES
-                shared[unsigned(partial_at + pair * (LANES + 1) + lane)] = total
+                for k in range(LANES // FOLD):
+                    total += shared[unsigned(partial_at + pair * (LANES + 1) + m + k * FOLD)]
+                shared[unsigned(folded_at + pair * (FOLD + 1) + m)] = total
                 q += n_threads
             cuda.syncthreads()
             pair = thread
             while pair < batch * own:
-                r, u = divided(pair, own)
+                u = quotient(pair, by_batch)
+                r = pair - u * batch
                 z = shared[unsigned(b1 + u)]
-                for lane in range(LANES):
-                    z += shared[unsigned(partial_at + pair * (LANES + 1) + lane)]
+                for m in range(FOLD):
+                    z += shared[unsigned(folded_at + pair * (FOLD + 1) + m)]
                 a, slope = activate(z)
                 if drops_hidden:
-                    kept = bits(keys[step, 1, 0], keys[step, 1, 1], r, first + u, n_hidden) >= thresholds[step, 1]
-                    factor = gain[step, 1] if kept else zero
+                    at = 2 * batch + turn * MASK_WORDS
+                    kept = bits(words[unsigned(at + 4)], words[unsigned(at + 5)], r, first + u, n_hidden) >= words[unsigned(at + 1)]  # fmt: skip
+                    factor = shared[unsigned(c + gain_at + 1)] if kept else zero
                     a, slope = a * factor, slope * factor
+                post(exchange, unsigned(turn * n_posted + r * n_hidden + first + u), T(a), unsigned(step + 1))
                 shared[unsigned(slopes_at + r * units + u)] = slope
-                exchange[turn, r * n_hidden + first + u] = a
                 pair += n_threads
+            if thread == n_threads - 1:
+                mass = zero
+                for r in range(batch):
+                    mass += shared[unsigned(row_weights + r)]
+                shared[unsigned(share_at)] = one / mass if mass > zero else one
+            if buffers == 2 and step + 1 < n_steps:
+                fetch(X, targets, weights, rows, table, masks, shared, words, step + 1, n_steps, n_in, n_out, batch, x_at + there * batch * n_in, row_weights_at + there * batch, y_at + there * batch * n_targets, table_at, piece, pieces, by_pieces)  # fmt: skip
 
-            grid.sync()
+            # Everybody's, four at a time.
+            q = thread
+            while q < n_posted:
+                q1, q2 = min(q + n_threads, n_posted - 1), min(q + 2 * n_threads, n_posted - 1)
+                q3, at = min(q + 3 * n_threads, n_posted - 1), turn * n_posted
+                waiting = True
+                while waiting:
+                    t0, t1 = take(exchange, unsigned(at + q), zero), take(exchange, unsigned(at + q1), zero)
+                    t2, t3 = take(exchange, unsigned(at + q2), zero), take(exchange, unsigned(at + q3), zero)
+                    tag = unsigned(step + 1)
+                    waiting = not (tagged(t0, tag) & tagged(t1, tag) & tagged(t2, tag) & tagged(t3, tag))
+                shared[unsigned(a_at + q)] = number(t0, zero)
+                shared[unsigned(a_at + q1)] = number(t1, zero)
+                shared[unsigned(a_at + q2)] = number(t2, zero)
+                shared[unsigned(a_at + q3)] = number(t3, zero)
+                q += 4 * n_threads
+            cuda.syncthreads()
 
             # Outputs: in every block the same.
-            q = thread
-            while q < batch * n_hidden:
-                shared[unsigned(a_at + q)] = exchange[turn, q]
-                q += n_threads
-            cuda.syncthreads()
-            q = thread
-            while q < batch * n_out * OUTPUT_LANES:
-                pair, lane = q // OUTPUT_LANES, q % OUTPUT_LANES
-                r, j = divided(pair, n_out)
-                total = zero
-                h = lane
-                while h < n_hidden:
-                    total += shared[unsigned(a_at + r * n_hidden + h)] * shared[unsigned(w2 + j * n_hidden + h)]
-                    h += OUTPUT_LANES
-                shared[unsigned(partial_at + pair * (OUTPUT_LANES + 1) + lane)] = total
-                q += n_threads
+            sums_of_hidden(shared, a_at, n_hidden, w2, n_out, batch, by_groups, partial_at)
             cuda.syncthreads()
             pair = thread
             while pair < batch * n_out:
-                z = shared[unsigned(b2 + divided(pair, n_out)[1])]
+                j = quotient(pair, by_batch)
+                r = pair - j * batch
+                z = shared[unsigned(b2 + j)]
                 for lane in range(OUTPUT_LANES):
                     z += shared[unsigned(partial_at + pair * (OUTPUT_LANES + 1) + lane)]
-                shared[unsigned(d2_at + pair)] = z
+                shared[unsigned(z2_at + r * n_out + j)] = z
                 pair += n_threads
             cuda.syncthreads()
-            mass = zero
-            for r in range(batch):
-                mass += shared[unsigned(row_weights + r)]
-            share = one / mass if mass > zero else one
-            r = thread
-            while r < batch:
-                row, weight = rows[step, r], shared[unsigned(row_weights + r)]
-                shared[unsigned(costs_at + r)] = zero
+            pair = thread
+            while pair < batch * n_out:
+                j = quotient(pair, by_batch)
+                r = pair - j * batch
+                at, weight = r * n_out + j, shared[unsigned(row_weights + r)]
+                error, cost = zero, zero
                 if weight > zero:  # a row of weight 0 is absent
-                    label = y[row] if labels else -1
-                    cost = judge(shared, d2_at + r * n_out, n_out, targets, row, label)
-                    shared[unsigned(costs_at + r)] = cost * weight
-                for j in range(n_out):
-                    d = d2_at + r * n_out + j
-                    shared[unsigned(d)] = shared[unsigned(d)] * (share * weight) if weight > zero else zero
-                r += n_threads
-            # Meanwhile the threads that judge no row fetch the next step's rows.
-            if buffers == 2 and step + 1 < n_steps:
-                idle = n_threads > 2 * WARP and batch <= WARP
-                if not idle:
-                    stage(X, weights, rows, gain, thresholds, keys, step + 1, batch, n_in, shared, x_at + (1 - turn) * batch * n_in, weights_at + (1 - turn) * batch, thread, n_threads)  # fmt: skip
-                elif thread >= WARP:
-                    stage(X, weights, rows, gain, thresholds, keys, step + 1, batch, n_in, shared, x_at + (1 - turn) * batch * n_in, weights_at + (1 - turn) * batch, thread - WARP, n_threads - WARP)  # fmt: skip
+                    error, cost = judge(shared, z2_at + r * n_out, n_out, j, y + r * n_targets)
+                    error, cost = error * (shared[unsigned(share_at)] * weight), cost * weight
+                shared[unsigned(d2_at + at)] = error
+                shared[unsigned(costs_at + at)] = cost
+                pair += n_threads
             cuda.syncthreads()
-            cost = zero
-            for r in range(batch):
-                cost += shared[unsigned(costs_at + r)]
-            cost *= share
-            if block == 0 and thread == 0:
-                report[step] = cost
-            if not math.isfinite(cost):  # in all blocks, as all have the same numbers
-                break
 
-            # Learning.
+            # The hidden units' errors, and the cost.
             pair = thread
             while pair < batch * own:
-                r, u = divided(pair, own)
+                u = quotient(pair, by_batch)
+                r = pair - u * batch
                 total = zero
                 for j in range(n_out):
                     total += shared[unsigned(d2_at + r * n_out + j)] * shared[unsigned(w2 + j * n_hidden + first + u)]
                 shared[unsigned(d1_at + r * units + u)] = total * shared[unsigned(slopes_at + r * units + u)]
                 pair += n_threads
+            bundle = n_threads - 1 - thread
+            while bundle < BUNDLES:
+                total = zero
+                r = bundle
+                while r < batch:
+                    for j in range(n_out):
+                        total += shared[unsigned(costs_at + r * n_out + j)]
+                    r += BUNDLES
+                shared[unsigned(bundles_at + bundle)] = total
+                bundle += n_threads
             cuda.syncthreads()
-            q = thread
-            while q < n_out * n_hidden:
-                j, h = divided(q, n_hidden)
-                g = l2[step] * shared[unsigned(w2 + q)]
-                for r in range(batch):
-                    g += shared[unsigned(a_at + r * n_hidden + h)] * shared[unsigned(d2_at + r * n_out + j)]
-                learn(shared, w2 + q, size, g, c, step, 2)
-                q += n_threads
-            j = thread
-            while j < n_out:
+            cost = zero
+            for bundle in range(BUNDLES):
+                cost += shared[unsigned(bundles_at + bundle)]
+            cost *= shared[unsigned(share_at)]
+            if block == 0 and thread == 0:
+                report[step] = cost
+            if not math.isfinite(cost):  # in all blocks, as all have the same numbers
+                break
+
+            # Learning; the last threads have the fewest weights.
+            learn_weights(shared, w2, size, n_out, a_at, n_hidden, d2_at, n_out, batch, stride2, by_stride2, l2, coefficients(shared, c, 2))  # fmt: skip
+            learn_weights(shared, w1, size, own, x, n_in, d1_at, units, batch, stride1, by_stride1, l2, coefficients(shared, c, 0))  # fmt: skip
+            j = n_threads - 1 - thread
+            while j < n_out + own:
                 g = zero
-                for r in range(batch):
-                    g += shared[unsigned(d2_at + r * n_out + j)]
-                learn(shared, b2 + j, size, g, c, step, 3)
-                j += n_threads
-            for u in range(own):
-                i = thread
-                while i < n_in:
-                    g = l2[step] * shared[unsigned(w1 + u * n_in + i)]
+                if j < n_out:
                     for r in range(batch):
-                        g += shared[unsigned(x + r * n_in + i)] * shared[unsigned(d1_at + r * units + u)]
-                    learn(shared, w1 + u * n_in + i, size, g, c, step, 0)
-                    i += n_threads
-            u = thread
-            while u < own:
-                g = zero
-                for r in range(batch):
-                    g += shared[unsigned(d1_at + r * units + u)]
-                learn(shared, b1 + u, size, g, c, step, 1)
-                u += n_threads
+                        g += shared[unsigned(d2_at + r * n_out + j)]
+                    learn(shared, b2 + j, size, g, coefficients(shared, c, 3))
+                else:
+                    for r in range(batch):
+                        g += shared[unsigned(d1_at + r * units + j - n_out)]
+                    learn(shared, b1 + j - n_out, size, g, coefficients(shared, c, 1))
+                j += n_threads
+            if step + 1 < n_steps:
+                if buffers == 1:
+                    cuda.syncthreads()
+                    fetch(X, targets, weights, rows, table, masks, shared, words, step + 1, n_steps, n_in, n_out, batch, x_at, row_weights_at, y_at, table_at, piece, pieces, by_pieces)  # fmt: skip
+                wait_for_copies()
+                if drops_inputs:
+                    cuda.syncthreads()
+                    drop(shared, words, step + 1, n_in, batch, x_at + there * batch * n_in, table_at)
             cuda.syncthreads()
-            if buffers == 1 and step + 1 < n_steps:
-                stage(X, weights, rows, gain, thresholds, keys, step + 1, batch, n_in, shared, x_at, weights_at, thread, n_threads)  # fmt: skip
-                cuda.syncthreads()
 
         for k in range(1 + n_slots):
             q = thread
             while q < own * n_in:
-                u, i = divided(q, n_in)
+                u, i = q // n_in, q % n_in
                 state[k, i * n_hidden + first + u] = shared[unsigned(k * size + w1 + q)]
                 q += n_threads
             u = thread
@@ -288,7 +497,7 @@ def kernel_of(program: Program, labels: bool) -> Any:
             if block == 0:
                 q = thread
                 while q < n_out * n_hidden:
-                    j, h = divided(q, n_hidden)
+                    j, h = q // n_hidden, q % n_hidden
                     state[k, n_first + n_hidden + h * n_out + j] = shared[unsigned(k * size + w2 + q)]
                     q += n_threads
                 j = thread
