@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import itertools
 import os
 import subprocess
@@ -40,6 +41,18 @@ def test_in_the_simulator():
     answer = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "simulated_cuda.py"],
         cwd=here, env={**os.environ, "NUMBA_ENABLE_CUDASIM": "1"}, capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("numba_cuda") is None, reason="needs numba-cuda's compiler: pip install 'numba-cuda[cu12]'"
+)
+def test_as_compiled():
+    """In a process of its own, since launches are replaced there."""
+    answer = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "compiled_cuda.py"],
+        cwd=Path(__file__).parent, capture_output=True, text=True, timeout=900,
     )  # fmt: skip
     assert answer.returncode == 0, answer.stdout + answer.stderr
 

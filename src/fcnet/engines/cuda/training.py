@@ -263,7 +263,7 @@ def kernel_of(program: Program, labels: bool, group: int) -> Any:
             totals = cuda.local.array(TILE, kind)
             columns = cuda.local.array(TILE, types.int64)
             for t in range(TILE):
-                columns[t] = min(first + t * stride, length - 1)
+                columns[t] = first + t * stride if first + t * stride < length else first
                 totals[t] = decay * shared[unsigned(line + columns[t])]
             r = 0
             while r < batch:

@@ -1,0 +1,176 @@
+"""The CUDA kernels as Numba compiles them, run on a GPU in Python (``ptx.py``) against the float64 reference.
+
+Run by ``test_cuda.py`` where numba-cuda and its compiler are (``fcnet[gpu]``); no driver is needed. Simulators run a kernel's Python;
+here is seen what became of it: types, addresses, what is one instruction, and which numbers cross when.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from numba import types
+from numba.cuda import api, compile, dispatcher
+
+import ptx
+import reference
+from fcnet.activations import linear, sigmoid, tanh
+from fcnet.costs import cross_entropy, log_likelihood, quadratic
+from fcnet.engines.contract import initial_state
+from fcnet.engines.cuda import device, memory
+from fcnet.engines.cuda import engine as module
+from fcnet.engines.cuda.device import Chip, load_compiler
+from fcnet.engines.cuda.elementary import ACTIVATIONS
+from fcnet.engines.cuda.engine import CudaEngine
+from fcnet.initializers import glorot_uniform
+from fcnet.layers import FullyConnectedLayer, SoftmaxLayer
+from fcnet.optimizers import SGD, Adam, AdamW, Momentum, Nesterov
+from test_conformance import CPU, TOLERANCE, Case, assert_agrees, spoiled, worst
+
+CAPABILITY = (9, 0)
+TYPES = {np.dtype(name): getattr(types, name) for name in ("float32", "float64", "int32", "int64", "uint32", "uint64")}
+
+
+@functools.cache
+def compiled(kernel: object, signature: types.Type) -> str:
+    """A kernel's PTX."""
+    load_compiler()
+    here = SimpleNamespace(compute_capability=CAPABILITY)
+    dispatcher.get_current_device = api.get_current_device = lambda: here  # asked for where functions are compiled
+    text, _ = compile(kernel.py_func, signature, device=False, abi="numba", cc=CAPABILITY, output="ptx")  # type: ignore[attr-defined]
+    if signature.args[0].dtype == types.float32:
+        assert ".f64" not in text, "a kernel in float32 computes in float64"
+    return text
+
+
+class Device:
+    """In the place of a GPU: launches go to Python, arrays stay where they are."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._patch = monkeypatch
+        self.gpu: ptx.Gpu | None = None
+        monkeypatch.setattr(device, "is_simulated", lambda: True)
+        monkeypatch.setattr(device, "launch", self.launch)
+        self.has(3)
+
+    def has(self, multiprocessors: int, shared_bytes: int = 227 << 10) -> None:
+        """What its chip has."""
+        self._patch.setattr(device, "SIMULATED", Chip(multiprocessors, shared_bytes))
+
+    def launch(
+        self, kernel: object, n_blocks: int, n_threads: int, n_bytes: int, arguments: tuple[object, ...]
+    ) -> None:
+        kinds = [
+            types.Array(TYPES[one.dtype], one.ndim, "C") if isinstance(one, np.ndarray) else types.int64
+            for one in arguments
+        ]
+        self.gpu = ptx.Gpu(compiled(kernel, types.void(*kinds)))
+        self.gpu.launch(n_blocks, n_threads, n_bytes, arguments)
+
+
+@pytest.fixture
+def chip(monkeypatch: pytest.MonkeyPatch) -> Device:
+    assert memory.copy.__module__ != memory.__name__, "numba-cuda is not whole"
+    return Device(monkeypatch)
+
+
+LASTS = {
+    log_likelihood: SoftmaxLayer(7, 3, 0.5, weights=glorot_uniform),
+    cross_entropy: FullyConnectedLayer(7, 3, sigmoid, 0.3, weights=glorot_uniform),
+    quadratic: FullyConnectedLayer(7, 2, tanh, weights=glorot_uniform),
+}
+RULES = {"sgd": SGD(0.3), "momentum": Momentum(0.05), "nesterov": Nesterov(0.05), "adam": AdamW(0.01, weight_decay=0.1)}
+EVERYTHING = [
+    (*both, activation, batch)
+    for both, activation, batch in zip(
+        itertools.product(RULES, LASTS), itertools.cycle(ACTIVATIONS), itertools.cycle((4, 1, 10, 7, 16)), strict=False
+    )
+]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("rule", "cost", "activation", "batch"), EVERYTHING)
+def test_agreement(chip, rule, cost, activation, batch, dtype):
+    """Every update rule, cost, activation and group of rows; the last block has fewer units, the last batch fewer rows."""
+    p = LASTS[cost].p_dropout
+    layers = FullyConnectedLayer(8 if batch == 10 else 9, 7, activation, p / 2, weights=glorot_uniform), LASTS[cost]
+    case = Case(layers, cost, RULES[rule], "training", 0.01, 3 * batch + 1, batch, 5, weighted=batch == 7)
+    assert_agrees(CudaEngine(threads=40), case, dtype)
+
+
+def test_one_buffer_and_one_block(chip):
+    layers = FullyConnectedLayer(6, 7, tanh, 0.4), SoftmaxLayer(7, 3, 0.5, weights=glorot_uniform)
+    case = Case(layers, log_likelihood, Adam(0.01), n_rows=14, batch=4, n_steps=6)
+    places = module.places_of(case.program("float64"), 4, 7, 1, labels=True)
+    chip.has(1, 8 * places.end)
+    assert_agrees(CudaEngine(threads=33), case, "float64")
+
+
+def test_a_bad_step(chip):
+    case, part = spoiled("nan")
+    case = dataclasses.replace(case, n_steps=6)
+    program, plan = case.program("float32"), case.plan()
+    plan.rows[plan.rows == 29] = 28
+    plan.rows[3, 4] = 29
+    engine = CudaEngine(threads=32)
+    run = engine.start(program, initial_state(program, case.parameters()), CPU)
+    report = engine.advance(run, engine.put(part, program, CPU), plan)
+    assert report.bad_step == 3
+    assert np.isfinite(report.costs[:3]).all()
+    assert all(np.isfinite(array).all() for array in engine.snapshot(run).parameters.values())
+
+
+def test_the_article(chip):
+    """784-100-10, batch 10, two steps on four blocks of as many threads as on a GPU."""
+    layers = FullyConnectedLayer(784, 100, sigmoid), SoftmaxLayer(100, 10)
+    case = Case(layers, log_likelihood, SGD(0.1), n_rows=20, batch=10, n_steps=2)
+    chip.has(4)
+    assert_agrees(CudaEngine(), case, "float32")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("hidden", ACTIVATIONS)
+def test_outputs(chip, monkeypatch, hidden, dtype):
+    monkeypatch.setattr(module, "FEW_NUMBERS", 1)
+    layers = (
+        FullyConnectedLayer(9, 7, hidden, 0.2, weights=glorot_uniform),
+        FullyConnectedLayer(7, 8, linear, 0.5, weights=glorot_uniform),
+        SoftmaxLayer(8, 3, 0.5, weights=glorot_uniform),
+    )
+    case = Case(layers, log_likelihood, SGD(0.3), n_rows=41, n_steps=1)
+    program, X = case.program(dtype), case.part().X
+    engine = CudaEngine(threads=40)
+    for shared_bytes in (227 << 10, np.dtype(dtype).itemsize * (4 * 9 + 4 * 40)):
+        chip.has(2, shared_bytes)
+        run = engine.start(program, initial_state(program, case.parameters()), CPU)
+        got = engine.forward(run, X)
+        expected = reference.outputs(case.layers, case.parameters(), X, case.scaling)
+        assert worst({"a": got}, {"a": expected}) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "which", "message"),
+    [
+        ("bar.sync \t0;", "", 4, "since the last barrier|between two barriers"),
+        ("cp.async.wait_all;", "", 1, "bad_step"),  # of shared memory that nobody wrote
+        ("st.relaxed.gpu.global.u64", "st.relaxed.gpu.global.b32", 0, "never comes"),
+    ],
+    ids=["a barrier", "a wait for copies", "a tag"],
+)
+def test_what_is_missing_is_found(chip, monkeypatch, old, new, which, message):
+    """That the tests above could fail: the same code without it."""
+    layers = FullyConnectedLayer(9, 7, tanh), SoftmaxLayer(7, 3)
+    case = Case(layers, log_likelihood, SGD(0.3), n_rows=14, batch=4, n_steps=3)
+    whole = compiled
+
+    def without(kernel: object, signature: types.Type) -> str:
+        *before, after = whole(kernel, signature).split(old, which + 1)
+        return old.join(before) + new + after
+
+    monkeypatch.setitem(globals(), "compiled", without)
+    with pytest.raises(AssertionError, match=message):
+        assert_agrees(CudaEngine(threads=33), case, "float32")
