@@ -224,7 +224,7 @@ def nielsen(bench: Bench) -> Iterator[Figure]:
     more: dict[str, Any] = bench.roofline("784-100-10, batch 10", "float32", 1e6)
     make = functools.partial(Training, device=bench.device, sizes=sizes, batch=10, n_rows=n_rows)
     if bench.device == "gpu":
-        for blocks, threads in ((None, 256), (50, 256), (34, 256), (25, 256), (None, 128)):
+        for blocks, threads in ((None, 256), (50, 256), (25, 256), (None, 128), (50, 128)):
             who = f"fcnet cuda, {blocks or 'all'} blocks of {threads}"
             yield _measured(
                 bench, what, who, lambda b=blocks, t=threads: make(cuda_engine(b, t)), 1e6, "µs a step", **more

@@ -32,14 +32,16 @@ def judge_of(T: Any, program: Program, labels: bool) -> Callable[..., tuple[Numb
 
     @cuda.jit(device=True)
     def log_likelihood(numbers: Any, z: int, n: int, j: int, y: int) -> Any:
-        top = numbers[unsigned(z)]
-        for k in range(1, n):
+        top, k = numbers[unsigned(z)], 1
+        while k < n:
             top = max(top, numbers[unsigned(z + k)])
-        total, mass = zero, zero
-        for k in range(n):
+            k += 1
+        total, mass, k = zero, zero, 0
+        while k < n:
             total += T(math.exp(numbers[unsigned(z + k)] - top))
             if not labels:
                 mass += target(numbers, y, k)
+            k += 1
         x, wanted = numbers[unsigned(z + j)] - top, target(numbers, y, j)
         error = (one if labels else mass) * (T(math.exp(x)) / total) - wanted
         return error, wanted * (T(math.log(total)) - x)
