@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.sparse
 
 import reference
 from fcnet import optimizers
+from fcnet.activations import Activation
 from fcnet.engines.contract import Placement, initial_state
 from fcnet.engines.xla import devices, programs
 from fcnet.engines.xla import engine as module
@@ -184,3 +187,36 @@ def test_one_device_has_no_mesh():
 def test_names_of_placements():
     names = [str(Placement("gpu", index, shards=shards)) for index, shards in ((0, 1), (2, 1), (0, 2))]
     assert names == ["gpu", "gpu:2", "2 gpus"]
+
+
+# --- Products ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_row_in_parts():
+    """What a GPU does with a single row: the same product, in parts that its code has and a CPU's has not."""
+    rng = np.random.default_rng(0)
+    w, several = rng.normal(size=(60, 7)).astype(np.float32), rng.normal(size=(2, 60)).astype(np.float32)
+    np.testing.assert_allclose(programs._in_parts(30, jnp.float32, several[:1], w), several[:1] @ w, rtol=1e-5)
+    for x in (several[:1], several):
+        product = jax.jit(functools.partial(programs._product, jax.lax.Precision.HIGHEST))
+        np.testing.assert_allclose(product(x, w), x @ w, rtol=1e-5)
+        code = {name: product.trace(x, w).lower(lowering_platforms=(name,)).as_text() for name in ("cpu", "cuda")}
+        assert ("optimization_barrier" in code["cuda"]) == (len(x) == 1)
+        assert "optimization_barrier" not in code["cpu"]
+    gradients = jax.grad(lambda x, w: jnp.sum(jnp.sin(programs._product(jax.lax.Precision.HIGHEST, x, w))), (0, 1))
+    errors = np.cos(several[:1] @ w)
+    for got, wanted in zip(gradients(several[:1], w), (errors @ w.T, several[:1].T @ errors), strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_an_activation_without_a_derivative_of_its_own_in_bf16():
+    """JAX finds it, at the rounded weighted inputs; errors are bfloat16's numbers."""
+    own = Activation("swish", lambda z: z * jax.nn.sigmoid(z))
+    z = np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32)
+    answer, back = jax.vjp(programs._activation_in_bf16(own), z)
+    assert answer.dtype == jnp.bfloat16
+    np.testing.assert_allclose(answer.astype(np.float32), z / (1 + np.exp(-z)), rtol=1e-2)
+    (errors,) = back(jnp.ones((4, 5), jnp.bfloat16))
+    s = 1 / (1 + np.exp(-z))
+    np.testing.assert_allclose(errors, s + z * s * (1 - s), rtol=2e-2, atol=1e-2)
+    assert (np.asarray(errors).view(np.uint32) & 0xFFFF == 0).all()

@@ -31,10 +31,12 @@ Tables = dict[str, jax.Array]
 
 
 @functools.cache
-def _differentiable(model: Model) -> Model:
+def _differentiable(model: Model, in_bf16: bool) -> Model:
     """The model with each activation's own derivative in place of the one JAX would find."""
 
-    def wrap(activation: Activation) -> Activation:
+    def wrap(activation: Activation, is_last: bool) -> Activation:
+        if in_bf16 and not is_last:
+            return Activation(activation.name, _activation_in_bf16(activation))
         derivative = activation.derivative
         if derivative is None:
             return activation
@@ -42,50 +44,121 @@ def _differentiable(model: Model) -> Model:
         function.defjvps(lambda tangent, a, z: derivative(z) * tangent)
         return Activation(activation.name, function)
 
+    last = len(model.layers) - 1
     layers = [
-        dataclasses.replace(layer, activation_fn=wrap(layer.activation_fn))
+        dataclasses.replace(layer, activation_fn=wrap(layer.activation_fn, index == last))
         if isinstance(layer, FullyConnectedLayer)
         else layer
-        for layer in model.layers
+        for index, layer in enumerate(model.layers)
     ]
     return dataclasses.replace(model, layers=tuple(layers))
 
 
+def _activation_in_bf16(activation: Activation) -> Callable[[jax.Array], jax.Array]:
+    """f(z) in bfloat16; on the way back f'(z) of z in bfloat16, and errors in it.
+
+    Kept for the way back is z so rounded, and not f(z) in float32, which XLA would write and read beside it; errors are rounded
+    where they arise, because two read them: a product that would round them, and the sum for the biases.
+    """
+    function = jax.custom_vjp(lambda z: activation.function(z).astype(jnp.bfloat16))
+
+    def forward(z: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return activation.function(z).astype(jnp.bfloat16), _in_bf16(z)
+
+    def backward(rounded: jax.Array, d: jax.Array) -> tuple[jax.Array]:
+        z, d = rounded.astype(jnp.float32), d.astype(jnp.float32)
+        if activation.derivative is None:
+            (errors,) = jax.vjp(activation.function, z)[1](d)
+        else:
+            errors = activation.derivative(z) * d
+        return (_in_bf16(errors).astype(jnp.float32),)
+
+    function.defvjp(forward, backward)
+    return function
+
+
+def _in_bf16(numbers: jax.Array) -> jax.Array:
+    """Rounded, and not to be had otherwise: XLA takes the number before it was rounded where it still has it."""
+    return jax.lax.optimization_barrier(numbers.astype(jnp.bfloat16))
+
+
 def _through(program: Program, model: Model, parameters: Parameters, x: jax.Array, dropout: Dropout | None) -> Any:
     """z and f(z) of the last layer, ``model.forward``, with every product in the program's precision."""
-    multiply: Multiply | None = None
+    precision = jax.lax.Precision.HIGHEST if program.precision == "float32" else jax.lax.Precision.HIGH
+    multiply: Multiply = lambda index, x, w: _product(precision, x, w)  # noqa: E731
     if program.precision == "bf16":
         last = len(model.layers) - 1
-        multiply = lambda index, x, w: _product_in_bf16(jnp.float32 if index == last else jnp.bfloat16, x, w)  # noqa: E731
+        multiply = lambda index, x, w: _product_in_bf16(  # noqa: E731
+            jnp.float32 if index == last else jnp.bfloat16, x.astype(jnp.bfloat16), w
+        )
     # JAX's own default may be TF32, or what someone has set.
     with jax.default_matmul_precision("float32" if program.precision == "float32" else "tensorfloat32"):
         return model.forward(parameters, x, dropout, multiply)
 
 
+MOST_PARTS = 32
+"""Into which a single row's inputs are divided."""
+
+
+def _multiplied(to: Any, x: jax.Array, w: jax.Array, precision: jax.lax.Precision | None = None) -> jax.Array:
+    """x . w in a type; of a single row, on a GPU, in parts."""
+    parts = max(k for k in range(1, MOST_PARTS + 1) if x.shape[1] % k == 0)
+    whole = functools.partial(jnp.matmul, precision=precision, preferred_element_type=to)
+    if x.shape[0] != 1 or parts == 1:
+        return whole(x, w)
+    return jax.lax.platform_dependent(x, w, default=whole, cuda=functools.partial(_in_parts, parts, to))
+
+
+def _in_parts(parts: int, to: Any, x: jax.Array, w: jax.Array) -> jax.Array:
+    """XLA makes a sum over the inputs of a row's product, one that too few multiprocessors would work on; so it writes every
+    weight's multiple to memory before it sums them. Parts of the inputs, summed side by side, need neither.
+    """
+    n_in, n_out = w.shape
+    kind = jnp.promote_types(x.dtype, jnp.float32)
+    multiples = x.astype(kind).reshape(parts, n_in // parts, 1) * w.astype(kind).reshape(parts, n_in // parts, n_out)
+    sums = jax.lax.optimization_barrier(jnp.sum(multiples, axis=1))  # without it XLA makes one sum of both
+    return jnp.sum(sums, axis=0)[None].astype(to)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _product(precision: jax.lax.Precision, x: jax.Array, w: jax.Array) -> jax.Array:
+    """x . w, whose parts are not also those of the way back: there a row's products are outputs of the pass that updates the weights."""
+    return _multiplied(x.dtype, x, w, precision)
+
+
+def _product_forward(precision: jax.lax.Precision, x: jax.Array, w: jax.Array) -> tuple[jax.Array, Any]:
+    return _multiplied(x.dtype, x, w, precision), (x, w)
+
+
+def _product_backward(precision: jax.lax.Precision, read: Any, d: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, w = read
+    return jnp.matmul(d, w.T, precision=precision), jnp.matmul(x.T, d, precision=precision)
+
+
+_product.defvjp(_product_forward, _product_backward)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _product_in_bf16(to: Any, x: jax.Array, w: jax.Array) -> jax.Array:
-    """x . w with both rounded to bfloat16 and sums in float32; so are the two products on the way back.
+    """x . w with w rounded to bfloat16, as x is, and sums in float32; so are the two products on the way back.
 
     What layers hand on, forward and back, is bfloat16; gradients of weights are float32, as the weights are.
     """
-    return _rounded_product(x, w, to)
+    return _multiplied(to, x, w.astype(jnp.bfloat16))
 
 
-def _rounded_product(x: jax.Array, w: jax.Array, to: Any) -> jax.Array:
-    return jnp.matmul(x.astype(jnp.bfloat16), w.astype(jnp.bfloat16), preferred_element_type=to)
+def _forward_in_bf16(to: Any, x: jax.Array, w: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    w = w.astype(jnp.bfloat16)
+    return _multiplied(to, x, w), (x, w)
 
 
-def _product_forward(to: Any, x: jax.Array, w: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    x, w = x.astype(jnp.bfloat16), w.astype(jnp.bfloat16)
-    return _rounded_product(x, w, to), (x, w)
-
-
-def _product_backward(to: Any, read: tuple[jax.Array, jax.Array], d: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _backward_in_bf16(to: Any, read: tuple[jax.Array, jax.Array], d: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, w = read
-    return _rounded_product(d, w.T, jnp.bfloat16).astype(jnp.float32), _rounded_product(x.T, d, jnp.float32)
+    d = d.astype(jnp.bfloat16)
+    return jnp.matmul(d, w.T), jnp.matmul(x.T, d, preferred_element_type=jnp.float32)
 
 
-_product_in_bf16.defvjp(_product_forward, _product_backward)
+_product_in_bf16.defvjp(_forward_in_bf16, _backward_in_bf16)
 
 
 def _with_dropout(thresholds: jax.Array, gain: jax.Array, keys: jax.Array) -> Dropout:
@@ -114,7 +187,8 @@ def mean_cost(
 ) -> jax.Array:
     """The mean cost of a batch, by row weight; 0 where every weight is 0."""
     x = dense(x, program.model.n_in)
-    z, a = _through(program, _differentiable(program.model), parameters, x, dropout)
+    model = _differentiable(program.model, program.precision == "bf16")
+    z, a = _through(program, model, parameters, x, dropout)
     costs = program.cost(z, a, _one_hot(program.model, y, x.dtype))
     total = jnp.sum(weights)
     # A row of weight 0 is absent: not even its NaN may count.
