@@ -131,3 +131,38 @@ def test_goals_against_the_best_peer(gpu):
         assert line[2:4] == [f"{ours} µs", "1.2"]
         assert line[6].startswith("reached: " if reached else "not reached: ")
     assert gpu.line_of(dataclasses.replace(peers[2], note="not installed"))[2] == "unmeasured"
+
+
+CODE = """HloModule jit_advance
+
+%fused_multiply (param_0: f32[8,4]) -> f32[8,4] {
+  %param_0 = f32[8,4]{1,0} parameter(0)
+  ROOT %multiply = f32[8,4]{1,0} multiply(%param_0, %param_0)
+}
+
+%body (arg: (f32[8,4], f32[1048576,8])) -> (f32[8,4], s32[]) {
+  %arg = (f32[8,4]{1,0}, f32[1048576,8]{1,0}) parameter(0)
+  %w = f32[8,4]{1,0} get-tuple-element(%arg), index=0
+  %X = f32[1048576,8]{1,0} get-tuple-element(%arg), index=1
+  %row = f32[1,8]{1,0} fusion(%X), kind=kLoop, calls=%fused_row
+  %dot = bf16[1,4]{1,0} custom-call(%row, %w), custom_call_target="__cublas$gemm"
+  %both = (f32[8,4]{1,0}, f32[4]{0}) fusion(%w, %dot, %w), kind=kLoop, calls=%fused_multiply
+  ROOT %answer = (f32[8,4]{1,0}, s32[]) tuple(%both, %arg)
+}
+
+ENTRY %main (x: f32[8,4]) -> f32[8,4] {
+  %x = f32[8,4]{1,0} parameter(0)
+  ROOT %copy = f32[8,4]{1,0} copy(%x)
+}
+"""
+
+
+def test_kernels_of_a_step_are_counted(monkeypatch):
+    """Operands once each, the data set not at all; the longest list is a step's."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import kernels
+
+    found = kernels.kernels_of(CODE)
+    assert [name.split()[0] for name, _ in found] == ["%row", "%dot", "%both"]
+    assert [size for _, size in found] == [32, 8 + 32 + 128, 128 + 16 + 128 + 8]
+    assert kernels.n_bytes("(pred[3], s32[], f32[524288,2], bf16[2,5])") == 3 + 4 + 20
