@@ -247,7 +247,7 @@ class Translation:
         for statement in body.split(";"):
             statement = " ".join(statement.split())
             statement = re.sub(r"^(\}\s*|\{\s+)+", "", statement)
-            if statement and statement != "}" and not statement.startswith((".reg", ".param", ".local", ".loc")):
+            if statement and statement != "}" and not statement.startswith((".reg", ".param", ".loc", ".pragma")):
                 found.append(statement)
         return found
 

@@ -4,9 +4,10 @@ Each block of threads owns some hidden units: the first layer's weights into the
 small last layer. A step is
 
     own units      a = f(x . w1 + b1), with dropout, posted for all blocks
-    all blocks     take what all have posted, and meanwhile the next step's rows are on their way
+    meanwhile      every block changes its copy of the last layer, by what the step before has found, and sends for the next step's rows
+    all blocks     take what all have posted
     outputs        every block computes all outputs and their errors for itself, from all hidden outputs
-    learning       every block changes its own part of the first layer, and its copy of the last one
+    learning       every block changes its own part of the first layer
 
 Posted numbers have two places that are used by turns: who posts into one place has taken what was posted after the last reader
 of it was done. All blocks compute the same numbers of the last layer in the same order, so their copies stay the same to the bit,
@@ -286,6 +287,16 @@ def kernel_of(program: Program, labels: bool, group: int) -> Any:
                     learn(shared, line + first + t * stride, size, totals[t], c)
             q += cuda.blockDim.x
 
+    @cuda.jit(device=True)
+    def learn_last(shared: Any, w2: int, b2: int, size: int, n_hidden: int, n_out: int, a: int, d2: int, batch: int, stride: int, inverse: int, c: int) -> None:  # fmt: skip
+        """A step's update of the last layer, whose copies of hidden outputs and errors are still there."""
+        l2 = shared[unsigned(c + l2_at)]
+        learn_weights(shared, w2, size, n_out, a, n_hidden, d2, n_out, batch, stride, inverse, l2, coefficients(shared, c, 2))  # fmt: skip
+        j = cuda.blockDim.x - 1 - cuda.threadIdx.x  # the last threads have the fewest weights
+        while j < n_out:
+            learn(shared, b2 + j, size, total_of(shared, d2 + j, n_out, batch), coefficients(shared, c, 3))
+            j += cuda.blockDim.x
+
     @cuda.jit(cache=True)
     def steps(X: Any, targets: Any, weights: Any, state: Any, rows: Any, table: Any, masks: Any, exchange: Any, report: Any, places: Any, n_steps: int, n_in: int, n_hidden: int, n_out: int, batch: int, units: int, buffers: int) -> None:  # fmt: skip
         """Steps 0 to n_steps - 1 of the tables, or until a cost is not finite. Arrays are rows of numbers but for ``state``.
@@ -349,13 +360,13 @@ def kernel_of(program: Program, labels: bool, group: int) -> Any:
                 drop(shared, words, 0, n_in, batch, x_at, table_at)
         cuda.cg.this_grid().sync()  # so that the driver sees to it that all blocks are there at once: they wait for each other below
 
+        pending = False
         for step in range(n_steps):
             turn = step % 2
             here = turn if buffers == 2 else 0
             there = 1 - turn if buffers == 2 else 0
             x, row_weights = x_at + here * batch * n_in, row_weights_at + here * batch
             y, c = y_at + here * batch * n_targets, table_at + turn * width
-            l2 = shared[unsigned(c + l2_at)]
 
             # Own units.
             sums_of_inputs(shared, x, n_in, w1, own, batch, by_groups, partial_at)
@@ -388,6 +399,9 @@ def kernel_of(program: Program, labels: bool, group: int) -> Any:
             if thread == n_threads - 1:
                 mass = total_of(shared, row_weights, 1, batch)
                 shared[unsigned(share_at)] = one / mass if mass > zero else one
+            if pending:
+                learn_last(shared, w2, b2, size, n_hidden, n_out, a_at, d2_at, batch, stride2, by_stride2, table_at + (1 - turn) * width)  # fmt: skip
+            cuda.syncthreads()
             if buffers == 2 and step + 1 < n_steps:
                 fetch(X, targets, weights, rows, table, masks, shared, words, step + 1, n_steps, n_in, n_out, batch, x_at + there * batch * n_in, row_weights_at + there * batch, y_at + there * batch * n_targets, table_at, piece, pieces, by_pieces)  # fmt: skip
 
@@ -463,20 +477,17 @@ def kernel_of(program: Program, labels: bool, group: int) -> Any:
             cost *= shared[unsigned(share_at)]
             if block == 0 and thread == 0:
                 report[step] = cost
-            if not math.isfinite(cost):  # in all blocks, as all have the same numbers
+            pending = math.isfinite(cost)
+            if not pending:  # in all blocks, as all have the same numbers
                 break
 
-            # Learning; the last threads have the fewest weights.
-            learn_weights(shared, w2, size, n_out, a_at, n_hidden, d2_at, n_out, batch, stride2, by_stride2, l2, coefficients(shared, c, 2))  # fmt: skip
+            # Learning: the first layer now, the last one when hidden outputs are on their way.
+            l2 = shared[unsigned(c + l2_at)]
             learn_weights(shared, w1, size, own, x, n_in, d1_at, units, batch, stride1, by_stride1, l2, coefficients(shared, c, 0))  # fmt: skip
-            j = n_threads - 1 - thread
-            while j < n_out + own:
-                u = j - n_out
-                if j < n_out:
-                    learn(shared, b2 + j, size, total_of(shared, d2_at + j, n_out, batch), coefficients(shared, c, 3))
-                else:
-                    learn(shared, b1 + u, size, total_of(shared, d1_at + u, units, batch), coefficients(shared, c, 1))
-                j += n_threads
+            u = n_threads - 1 - thread
+            while u < own:
+                learn(shared, b1 + u, size, total_of(shared, d1_at + u, units, batch), coefficients(shared, c, 1))
+                u += n_threads
             if step + 1 < n_steps:
                 if buffers == 1:
                     cuda.syncthreads()
@@ -487,6 +498,9 @@ def kernel_of(program: Program, labels: bool, group: int) -> Any:
                     drop(shared, words, step + 1, n_in, batch, x_at + there * batch * n_in, table_at)
             cuda.syncthreads()
 
+        if pending:
+            learn_last(shared, w2, b2, size, n_hidden, n_out, a_at, d2_at, batch, stride2, by_stride2, table_at + (n_steps - 1) % 2 * width)  # fmt: skip
+            cuda.syncthreads()
         for k in range(1 + n_slots):
             q = thread
             while q < own * n_in:
