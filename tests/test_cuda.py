@@ -105,6 +105,15 @@ def test_what_it_can_do(hopper, program):
     assert hopper.supports(program, GPU) is None
 
 
+def test_an_older_gpu_asks_but_does_not_train(hopper, monkeypatch):
+    monkeypatch.setattr(device, "chip", lambda placement: dataclasses.replace(HOPPER, capability=(7, 5)))
+    assert hopper.supports(ARTICLE, GPU) == "training needs compute capability 8.0; this GPU has 7.5."
+    assert hopper.answers(ARTICLE, GPU) is None
+    monkeypatch.setattr(choose, "usable_gpus", lambda: ["T4"])
+    choice = choose.choose("auto", "auto", ARTICLE, mini_batch_size=10)
+    assert str(choice) == "engine xla on gpu (T4; not cuda: training needs compute capability 8.0; this GPU has 7.5.)"
+
+
 def test_without_numba_cuda(monkeypatch):
     monkeypatch.setattr(device.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(device, "missing", device.missing.__wrapped__)

@@ -28,10 +28,12 @@ class Chip:
     Attributes:
         multiprocessors: each runs a block of a kernel or more.
         shared_bytes: shared memory that a block may have.
+        capability: CUDA's number for what it can do.
     """
 
     multiprocessors: int
     shared_bytes: int
+    capability: tuple[int, int] = (9, 0)
 
 
 SIMULATED = Chip(multiprocessors=1, shared_bytes=227 << 10)
@@ -71,7 +73,8 @@ def _chip_of(index: int) -> Chip:
     with cuda.gpus[index]:
         device = cuda.get_current_device()
         most = getattr(device, "MAX_SHARED_MEMORY_PER_BLOCK_OPTIN", STANDARD_SHARED_BYTES)
-        return Chip(device.MULTIPROCESSOR_COUNT, int(most))
+        major, minor = device.compute_capability
+        return Chip(device.MULTIPROCESSOR_COUNT, int(most), (major, minor))
 
 
 def on(placement: Placement) -> AbstractContextManager[Any]:

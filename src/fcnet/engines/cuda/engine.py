@@ -32,6 +32,8 @@ from fcnet.errors import InputError
 
 TRAINING_THREADS, INFERENCE_THREADS = 256, 512
 """Threads of a block."""
+CAPABILITY = (8, 0)
+"""From which on a GPU copies to shared memory while threads go on."""
 CROSSOVER_OPERATIONS = 100_000_000
 """Floating-point operations of a step from which on the general engine's matrix units are the faster way. An estimate, not a
 measurement: ``benchmarks/gpu.py`` prints the two engines beside each other."""
@@ -113,6 +115,8 @@ class CudaEngine:
         """None where the engine can train this; else the reason why not."""
         if (reason := self._why_not_here(program, placement)) is not None:
             return reason
+        if (capability := device.chip(placement).capability) < CAPABILITY:
+            return f"training needs compute capability {CAPABILITY[0]}.{CAPABILITY[1]}; this GPU has {capability[0]}.{capability[1]}."
         layers = program.model.layers
         if len(layers) != 2:
             return f"it trains networks with one hidden layer; this one has {len(layers) - 1}."
