@@ -185,8 +185,7 @@ class XlaEngine:
                 block[:n] = rows
                 rows = block
             with precision(run.program):
-                there = jax.device_put(rows, everywhere(run.placement))
-                answer = self._compiled(programs.forward, run)(run.program, run.parameters, there)
+                answer = self._compiled(programs.forward, run)(run.program, run.parameters, rows)
             waiting.append((slice(start, start + n), answer))
             if len(waiting) == 2:
                 write()
