@@ -39,7 +39,7 @@ TOTAL_SECONDS = 460
 """After so many no further row begins; all of it ends by then. Rows for which no time was left can be asked for by ``--only``."""
 ROWS = {
     "chip": ("torchs", "chip", 40),
-    "conformance": ("ours", "conformance", 70),
+    "conformance": ("ours", "conformance", 90),
     "nielsen": ("ours", "nielsen", 100),
     "nielsen, PyTorch": ("torchs", "nielsen", 70),
     "nielsen, lax.scan": ("ours", "scan", 40),

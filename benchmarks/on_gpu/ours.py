@@ -116,7 +116,8 @@ def _measured(bench: Bench, what: str, who: str, make: Callable[[], Training], s
 # --- That the numbers are right -----------------------------------------------------------------------------------------
 
 TOLERANCES = {"float32": 1e-4, "tf32": 5e-3, "bf16": 1e-2}
-"""Of parameters and costs after 20 steps, relative to each array's largest number; products are rounded to 24, 11 and 8 bits."""
+"""Of parameters and costs after 20 steps, relative to each array's largest number; products are rounded to 24, 11 and 8 bits. The steps
+are small and without kinks: where a rounding can put a unit on the other side of one, no tolerance means anything."""
 
 
 def conformance(bench: Bench) -> Iterator[Figure]:
@@ -133,11 +134,11 @@ def conformance(bench: Bench) -> Iterator[Figure]:
         fcnet.SoftmaxLayer(15, 5, 0.5, weights=glorot_uniform),
     )
     three = (
-        fcnet.FullyConnectedLayer(40, 33, fcnet.relu, weights=glorot_uniform),
+        fcnet.FullyConnectedLayer(40, 33, fcnet.tanh, weights=glorot_uniform),
         fcnet.FullyConnectedLayer(33, 20, fcnet.tanh, 0.3),
         fcnet.SoftmaxLayer(20, 5, 0.5, weights=glorot_uniform),
     )
-    updates = (optimizers.SGD(0.3), optimizers.Momentum(0.03), optimizers.AdamW(0.003))
+    updates = (optimizers.SGD(0.03), optimizers.Momentum(0.03), optimizers.AdamW(0.003))
     blocks = (1,) if bench.device == "cpu" else (1, 4, None)
     engines = {
         **{f"cuda, {n or 'all'} blocks": (functools.partial(cuda_engine, n, 16 if bench.device == "cpu" else 256), (one,), ("float32",)) for n in blocks},
@@ -146,10 +147,11 @@ def conformance(bench: Bench) -> Iterator[Figure]:
     for who, (make, networks, precisions) in engines.items():
         for precision in precisions:
             off, same, missing = 0.0, True, ""
-            for layers, update in itertools.product(networks, updates if precision == "float32" else updates[:1]):
-                case = Case(
-                    layers, costs.log_likelihood, update, "training", 0.01, n_rows=57, n_steps=bench.count(20, 4)
-                )
+            every = updates if precision == "float32" else updates[:1]
+            asked = [(networks[-1], update, 8) for update in every] + [(networks[-1], updates[0], 1)]
+            asked += [(networks[0], updates[0], 10)]  # other batches are other code
+            for layers, update, batch in asked:
+                case = Case(layers, costs.log_likelihood, update, "training", 0.01, n_rows=57, batch=batch, n_steps=bench.count(20, 4))  # fmt: skip
                 program = replace(case.program("float32"), precision=precision)
                 where = replace(placement, deterministic=True)
                 try:
