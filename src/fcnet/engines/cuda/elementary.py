@@ -11,6 +11,7 @@ from numba import cuda, types
 
 from fcnet import activations
 from fcnet.activations import Activation
+from fcnet.engines.cuda import memory
 
 Number = Any
 """A float of the program's type."""
@@ -19,6 +20,16 @@ NUMBERS: dict[str, Any] = {"float32": (np.float32, types.float32), "float64": (n
 
 unsigned = np.uint64
 """Indices into shared memory: whether a signed one counts from the end, Numba looks at every access; in 32 bits, sums of them might wrap."""
+
+
+def kernel(threads: int, blocks: int) -> Any:
+    """``cuda.jit`` for a kernel of up to so many threads in a block, so many blocks of which a multiprocessor can take.
+
+    A compiler that knows them has loads under way one after the other before the first number is used; else it saves registers, and
+    waits for each.
+    """
+    bounds = {"launch_bounds": (threads, blocks)} if memory.compiles else {}  # simulators have no word for it
+    return cuda.jit(cache=True, **bounds)
 
 
 @cuda.jit(device=True)

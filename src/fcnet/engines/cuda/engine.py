@@ -19,7 +19,7 @@ from fcnet.activations import sigmoid, softmax
 from fcnet.costs import cross_entropy, log_likelihood
 from fcnet.data.arrays import Part, Rows, TargetKind, check_finite, is_sparse
 from fcnet.engines.contract import Metrics, Placement, Plan, Program, Report, TrainState
-from fcnet.engines.cuda import device, inference
+from fcnet.engines.cuda import device, inference, training
 from fcnet.engines.cuda.costs import COSTS
 from fcnet.engines.cuda.device import Chip
 from fcnet.engines.cuda.elementary import ACTIVATIONS
@@ -30,8 +30,6 @@ from fcnet.engines.cuda.updates import RULES
 from fcnet.engines.xla import engine as xla
 from fcnet.errors import InputError
 
-TRAINING_THREADS, INFERENCE_THREADS = 256, 512
-"""Threads of a block."""
 CAPABILITY = (8, 0)
 """From which on a GPU copies to shared memory while threads go on."""
 CROSSOVER_OPERATIONS = 100_000_000
@@ -98,7 +96,7 @@ class CudaEngine:
 
     Args:
         blocks: into so many blocks the hidden units are divided, at most; None for one on each multiprocessor.
-        threads: of each block; None for ``TRAINING_THREADS`` and ``INFERENCE_THREADS``.
+        threads: of each block; None for as many as the kernels may have.
     """
 
     name = "cuda"
@@ -108,7 +106,7 @@ class CudaEngine:
 
     def __init__(self, blocks: int | None = None, threads: int | None = None) -> None:
         self._blocks = blocks
-        self._threads, self._answer_threads = threads or TRAINING_THREADS, threads or INFERENCE_THREADS
+        self._threads, self._answer_threads = threads or training.THREADS, threads or inference.THREADS
         self._general = xla.XlaEngine()
 
     def supports(self, program: Program, placement: Placement) -> str | None:

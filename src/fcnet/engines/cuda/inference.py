@@ -24,12 +24,16 @@ from numpy.typing import NDArray
 from fcnet.activations import softmax
 from fcnet.engines.contract import Dtype
 from fcnet.engines.cuda.device import Chip
-from fcnet.engines.cuda.elementary import ACTIVATIONS, NUMBERS, activation_of, divided, unsigned
+from fcnet.engines.cuda.elementary import ACTIVATIONS, NUMBERS, activation_of, divided, kernel, unsigned
 from fcnet.layers import FullyConnectedLayer, SoftmaxLayer
 from fcnet.model import Model
 
+THREADS = 512
+"""Of a block, at most."""
 GROUP = 4
 """Rows that a thread takes at once."""
+DEPTH = 8
+"""Weights of a thread that are under way at once: they may come from the L2 cache, some 300 cycles away."""
 MOST_ROWS = 32
 """Rows that a block takes at once."""
 BLOCKS_OF_A_MULTIPROCESSOR = 2
@@ -143,7 +147,54 @@ def kernel_of(dtype: Dtype) -> Any:
             return gelu(z)[0]
         return z
 
-    @cuda.jit(cache=True)
+    @cuda.jit(device=True)
+    def one_layer(shared: Any, weights: Any, w: int, b: int, n_in: int, n_out: int, code: int, keep: Any, tile: int, partial_at: int) -> None:  # fmt: skip
+        """A layer's outputs in the place of its inputs; softmax's are weighted inputs still."""
+        thread, n_threads = cuda.threadIdx.x, cuda.blockDim.x
+        groups = tile // GROUP
+        lanes = max(1, min(n_in, n_threads // (groups * n_out)))
+
+        # Sums, of some inputs by each lane.
+        q = thread
+        while q < groups * lanes * n_out:
+            mine, j = divided(q, n_out)
+            group, lane = divided(mine, lanes)
+            x = group * GROUP * n_in
+            totals, read = cuda.local.array(GROUP, kind), cuda.local.array(DEPTH, kind)
+            for g in range(GROUP):
+                totals[g] = zero
+            i = lane
+            while i + (DEPTH - 1) * lanes < n_in:
+                for k in range(DEPTH):
+                    read[k] = weights[unsigned(w + (i + k * lanes) * n_out + j)]
+                for k in range(DEPTH):
+                    for g in range(GROUP):
+                        totals[g] += shared[unsigned(x + g * n_in + i + k * lanes)] * read[k]
+                i += DEPTH * lanes
+            while i < n_in:
+                weight = weights[unsigned(w + i * n_out + j)]
+                for g in range(GROUP):
+                    totals[g] += shared[unsigned(x + g * n_in + i)] * weight
+                i += lanes
+            at = partial_at + (group * GROUP * lanes + lane) * n_out + j
+            for g in range(GROUP):
+                shared[unsigned(at + g * lanes * n_out)] = totals[g]
+            q += n_threads
+        cuda.syncthreads()
+
+        # Outputs.
+        q = thread
+        while q < tile * n_out:
+            r, j = divided(q, n_out)
+            total, lane = zero, 0
+            while lane < lanes:
+                total += shared[unsigned(partial_at + (r * lanes + lane) * n_out + j)]
+                lane += 1
+            shared[unsigned(q)] = activated(code, keep * total + weights[unsigned(b + j)])
+            q += n_threads
+        cuda.syncthreads()
+
+    @kernel(THREADS, BLOCKS_OF_A_MULTIPROCESSOR)
     def outputs(X: Any, parameters: Any, layers: Any, keeps: Any, answers: Any, n_rows: int, tile: int, partial_at: int, weights_at: int, stays: int) -> None:  # fmt: skip
         """``answers`` ``(n_rows * n_out,)`` for rows ``X`` ``(n_rows * n_in,)``.
 
@@ -154,15 +205,13 @@ def kernel_of(dtype: Dtype) -> Any:
         """
         shared = cuda.shared.array(0, kind)
         thread, n_threads = cuda.threadIdx.x, cuda.blockDim.x
-        groups = tile // GROUP
-        n_first, n_last = layers[0, 0], layers[layers.shape[0] - 1, 1]
-        weights, moved = parameters, 0
+        n_layers = layers.shape[0]
+        n_first, n_last = layers[0, 0], layers[n_layers - 1, 1]
         if stays:
             q = thread
             while q < parameters.shape[0]:
                 shared[unsigned(weights_at + q)] = parameters[q]
                 q += n_threads
-            weights, moved = shared, weights_at
 
         first = cuda.blockIdx.x * tile
         while first < n_rows:
@@ -172,77 +221,35 @@ def kernel_of(dtype: Dtype) -> Any:
                 shared[unsigned(q)] = X[unsigned(first * n_first + q)] if q < here * n_first else zero
                 q += n_threads
             cuda.syncthreads()
-            for layer in range(layers.shape[0]):
-                n_in, n_out = layers[layer, 0], layers[layer, 1]
-                w, b, code = moved + layers[layer, 2], moved + layers[layer, 3], layers[layer, 4]
-                lanes = max(1, min(n_in, n_threads // (groups * n_out)))
-
-                # Sums, of some inputs by each lane.
-                q = thread
-                while q < groups * lanes * n_out:
-                    mine, j = divided(q, n_out)
-                    group, lane = divided(mine, lanes)
-                    x0 = group * GROUP * n_in
-                    x1, x2, x3 = x0 + n_in, x0 + 2 * n_in, x0 + 3 * n_in
-                    t0, t1, t2, t3 = zero, zero, zero, zero
-                    i = lane
-                    while i + 3 * lanes < n_in:  # four weights are under way at once
-                        wa = weights[unsigned(w + i * n_out + j)]
-                        wb = weights[unsigned(w + (i + lanes) * n_out + j)]
-                        wc = weights[unsigned(w + (i + 2 * lanes) * n_out + j)]
-                        wd = weights[unsigned(w + (i + 3 * lanes) * n_out + j)]
-                        t0 += shared[unsigned(x0 + i)] * wa + shared[unsigned(x0 + i + lanes)] * wb
-                        t1 += shared[unsigned(x1 + i)] * wa + shared[unsigned(x1 + i + lanes)] * wb
-                        t2 += shared[unsigned(x2 + i)] * wa + shared[unsigned(x2 + i + lanes)] * wb
-                        t3 += shared[unsigned(x3 + i)] * wa + shared[unsigned(x3 + i + lanes)] * wb
-                        i += 2 * lanes
-                        t0 += shared[unsigned(x0 + i)] * wc + shared[unsigned(x0 + i + lanes)] * wd
-                        t1 += shared[unsigned(x1 + i)] * wc + shared[unsigned(x1 + i + lanes)] * wd
-                        t2 += shared[unsigned(x2 + i)] * wc + shared[unsigned(x2 + i + lanes)] * wd
-                        t3 += shared[unsigned(x3 + i)] * wc + shared[unsigned(x3 + i + lanes)] * wd
-                        i += 2 * lanes
-                    while i < n_in:
-                        wa = weights[unsigned(w + i * n_out + j)]
-                        t0 += shared[unsigned(x0 + i)] * wa
-                        t1 += shared[unsigned(x1 + i)] * wa
-                        t2 += shared[unsigned(x2 + i)] * wa
-                        t3 += shared[unsigned(x3 + i)] * wa
-                        i += lanes
-                    at = partial_at + (group * GROUP * lanes + lane) * n_out + j
-                    shared[unsigned(at)] = t0
-                    shared[unsigned(at + lanes * n_out)] = t1
-                    shared[unsigned(at + 2 * lanes * n_out)] = t2
-                    shared[unsigned(at + 3 * lanes * n_out)] = t3
-                    q += n_threads
-                cuda.syncthreads()
-
-                # Outputs, in the place of the inputs.
-                q = thread
-                while q < tile * n_out:
-                    r, j = divided(q, n_out)
-                    total = zero
-                    for lane in range(lanes):
-                        total += shared[unsigned(partial_at + (r * lanes + lane) * n_out + j)]
-                    shared[unsigned(q)] = activated(code, keeps[layer] * total + weights[unsigned(b + j)])
-                    q += n_threads
-                cuda.syncthreads()
+            layer = 0
+            while layer < n_layers:
+                n_in, n_out, w, b = layers[layer, 0], layers[layer, 1], layers[layer, 2], layers[layer, 3]
+                code, keep = layers[layer, 4], keeps[layer]
+                if stays:  # two calls, so that the compiler knows which memory it reads
+                    one_layer(shared, shared, weights_at + w, weights_at + b, n_in, n_out, code, keep, tile, partial_at)
+                else:
+                    one_layer(shared, parameters, w, b, n_in, n_out, code, keep, tile, partial_at)
                 if code == SOFTMAX:
                     r = thread
                     while r < here:
-                        at = r * n_out
+                        at, j = r * n_out, 1
                         top = shared[unsigned(at)]
-                        for j in range(n_out):
-                            top = shared[unsigned(at + j)] if shared[unsigned(at + j)] > top else top
-                        total = zero
-                        for j in range(n_out):
+                        while j < n_out:
+                            top = max(top, shared[unsigned(at + j)])
+                            j += 1
+                        total, j = zero, 0
+                        while j < n_out:
                             a = T(math.exp(shared[unsigned(at + j)] - top))
                             shared[unsigned(at + j)] = a
                             total += a
-                        share = one / total
-                        for j in range(n_out):
+                            j += 1
+                        share, j = one / total, 0
+                        while j < n_out:
                             shared[unsigned(at + j)] *= share
+                            j += 1
                         r += n_threads
                     cuda.syncthreads()
+                layer += 1
 
             q = thread
             while q < here * n_last:

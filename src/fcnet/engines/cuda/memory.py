@@ -84,8 +84,11 @@ def number(taken: tuple[Any, Any], like: Any) -> Any:
     return np.array(taken, np.uint64).astype(np.uint32)[: like.itemsize // 4].view(like.dtype)[0]
 
 
+compiles = False
+"""Whether a GPU's compiler is here."""
 if not getattr(config, "ENABLE_CUDASIM", 0) and importlib.util.find_spec("numba_cuda"):
     with contextlib.suppress(Exception):  # ``device.missing`` says what is wrong with a numba-cuda that is not whole
         real: Any = importlib.import_module("fcnet.engines.cuda.instructions")
         copy, copy_16, wait_for_copies = real.copy, real.copy_16, real.wait_for_copies
         post, take, tagged, number = real.post, real.take, real.tagged, real.number
+        compiles = True

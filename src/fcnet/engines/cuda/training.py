@@ -30,10 +30,12 @@ from numba import cuda, types
 
 from fcnet.engines.contract import Program
 from fcnet.engines.cuda.costs import judge_of
-from fcnet.engines.cuda.elementary import NUMBERS, activation_of, bits, unsigned
+from fcnet.engines.cuda.elementary import NUMBERS, activation_of, bits, kernel, unsigned
 from fcnet.engines.cuda.memory import copy, copy_16, number, post, tagged, take, wait_for_copies
 from fcnet.engines.cuda.updates import learn_of
 
+THREADS = 256
+"""Of a block, at most: each has 256 registers then, and uses them."""
 LANES, OUTPUT_LANES = 64, 8
 """Threads that share a sum over inputs, and one over hidden units."""
 FOLD = 8
@@ -297,7 +299,7 @@ def kernel_of(program: Program, labels: bool, group: int) -> Any:
             learn(shared, b2 + j, size, total_of(shared, d2 + j, n_out, batch), coefficients(shared, c, 3))
             j += cuda.blockDim.x
 
-    @cuda.jit(cache=True)
+    @kernel(THREADS, 1)
     def steps(X: Any, targets: Any, weights: Any, state: Any, rows: Any, table: Any, masks: Any, exchange: Any, report: Any, places: Any, n_steps: int, n_in: int, n_hidden: int, n_out: int, batch: int, units: int, buffers: int) -> None:  # fmt: skip
         """Steps 0 to n_steps - 1 of the tables, or until a cost is not finite. Arrays are rows of numbers but for ``state``.
 
