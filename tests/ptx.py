@@ -28,6 +28,10 @@ FORMATS = {"f32": "<f", "f64": "<d", "u32": "<I", "b32": "<I", "s32": "<i", "u64
 NUMBERS = {"f32": np.float32, "f64": np.float64}
 
 
+EARLY = False
+"""Whether a copy that nobody waits for lands at once, and not when it is waited for."""
+
+
 class Fault(AssertionError):
     """What a GPU would not say, or only in other words."""
 
@@ -133,6 +137,8 @@ class Thread:
         self._where("shared", to, n_bytes)
         self._where("global", source, n_bytes)
         self.copies.append((to, source, n_bytes))
+        if EARLY:
+            self.land()
 
     def land(self) -> None:
         for to, source, n_bytes in self.copies:

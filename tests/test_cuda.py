@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -138,6 +139,20 @@ def test_a_numba_cuda_that_does_not_work(monkeypatch):
             str(choose.choose("auto", "auto", ARTICLE, mini_batch_size=batch))
             == f"engine xla on gpu (H200; not cuda: {reason})"
         )
+
+
+def test_instructions_that_this_numba_cuda_does_not_take(monkeypatch):
+    monkeypatch.setattr(device.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(device, "load_compiler", lambda: None)
+    monkeypatch.setitem(sys.modules, "numba.cuda.cudadrv.nvvm", SimpleNamespace(NVVM=lambda: None))
+    monkeypatch.setattr(device.memory, "broken", "ImportError: no intrinsic")
+    said = device.missing.__wrapped__()
+    assert said.startswith("numba-cuda does not work here (RuntimeError: ImportError: no intrinsic)")
+
+
+def test_threads_are_what_the_kernels_may_have():
+    engine = CudaEngine(threads=4096)
+    assert (engine._threads, engine._answer_threads) == (256, 512)
 
 
 def test_where_it_pays(hopper):

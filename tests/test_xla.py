@@ -17,11 +17,15 @@ import scipy.sparse
 
 import reference
 from fcnet import optimizers
-from fcnet.activations import Activation
-from fcnet.engines.contract import Placement, initial_state
+from fcnet.activations import Activation, relu
+from fcnet.costs import log_likelihood
+from fcnet.engines.contract import Placement, Program, initial_state
 from fcnet.engines.xla import devices, programs
 from fcnet.engines.xla import engine as module
 from fcnet.engines.xla.engine import XlaEngine
+from fcnet.initializers import glorot_uniform
+from fcnet.layers import FullyConnectedLayer, SoftmaxLayer
+from fcnet.model import Model
 from test_conformance import (
     CPU,
     advance_in_chunks,
@@ -207,6 +211,27 @@ def test_a_row_in_parts():
     errors = np.cos(several[:1] @ w)
     for got, wanted in zip(gradients(several[:1], w), (errors @ w.T, several[:1].T @ errors), strict=True):
         np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_one_row_of_members():
+    """Each has its own row, weights and parts."""
+    rng = np.random.default_rng(0)
+    x, w = rng.normal(size=(3, 1, 60)).astype(np.float32), rng.normal(size=(3, 60, 7)).astype(np.float32)
+    product = functools.partial(programs._product, jax.lax.Precision.HIGHEST)
+    np.testing.assert_allclose(jax.vmap(product)(x, w), x @ w, rtol=1e-4, atol=1e-5)
+    gradients = jax.vmap(jax.grad(lambda x, w: jnp.sum(product(x, w)), 1))(x, w)
+    np.testing.assert_allclose(gradients, np.broadcast_to(x.transpose(0, 2, 1), w.shape), rtol=1e-6)
+
+
+def test_blends_in_bf16_see_float32():
+    """Where a parametric layer's activation is the identity, its blend has no gradient, and not that of a rounding."""
+    layers = FullyConnectedLayer(5, 4, relu, parametric=True), SoftmaxLayer(4, 3, weights=glorot_uniform)
+    program = Program(Model(layers), log_likelihood, optimizers.SGD(0.1).rule, precision="bf16")
+    parameters = Model(layers).initial_parameters(0) | {"layers.0.biases": np.full(4, 9.0, np.float32)}
+    x, y, ones = jnp.ones((2, 5)), jnp.zeros(2, jnp.int32), jnp.ones(2)
+    gradient = jax.grad(lambda p: programs.mean_cost(program, p, x, y, ones, None))(parameters)
+    assert (np.asarray(gradient["layers.0.blends"]) == 0).all()
+    assert (np.asarray(gradient["layers.0.weights"]) != 0).any()
 
 
 def test_an_activation_without_a_derivative_of_its_own_in_bf16():

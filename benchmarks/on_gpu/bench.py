@@ -27,8 +27,8 @@ DATASHEET = {"bytes": 4.8e12, "float32": 67e12, "tf32": 494e12, "bf16": 989e12, 
 LAUNCH = 4e-6
 """Seconds from a launch to the host's knowledge that it is done, at least, about; by experience and not by a datasheet."""
 CROSSING = 0.4e-6
-"""Seconds in which a number crosses from one multiprocessor to all others, at least, about: it is written to the L2 cache and read from it, by
-a read that begins at the right moment no more often than not. By experience and not by a datasheet."""
+"""Seconds in which a number crosses from one multiprocessor to all others, at least, about: it is written to the L2 cache and read from it,
+and half a look came too early. By experience and not by a datasheet."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def _small_step(bench: Bench, precision: str) -> tuple[float, float, float]:
 
 
 def _large_step(bench: Bench, precision: str) -> tuple[float, float, float]:
-    """Weights read forward and back, and read and written by the update, in float32; each layer's outputs and errors written and
+    """Weights read forward and back, and read and written by the update, which begins where products end, in float32; each layer's outputs and errors written and
     read twice, in the precision's own type; and the rows."""
     sizes, batch = bench.sizes(CIRESAN), bench.count(4096, 32)
     item = 2 if precision == "bf16" else 4
@@ -132,9 +132,9 @@ def _large_step(bench: Bench, precision: str) -> tuple[float, float, float]:
 
 
 def _online_step(bench: Bench, precision: str) -> tuple[float, float, float]:
-    """Weights read forward and back, and read and written by the update."""
+    """Weights read forward, and read and written once more, for errors and the update."""
     sizes = bench.sizes(CIRESAN)
-    return 16.0 * n_weights(sizes), operations(sizes, 1), 0.0
+    return 12.0 * n_weights(sizes), operations(sizes, 1), 0.0
 
 
 def _dropout_step(bench: Bench, precision: str) -> tuple[float, float, float]:

@@ -15,10 +15,14 @@ from fcnet.engines.cuda.elementary import ACTIVATIONS, Number, activation_of, un
 COSTS = (costs.log_likelihood, costs.cross_entropy, costs.quadratic)
 
 
-def judge_of(T: Any, program: Program, labels: bool) -> Callable[..., tuple[Number, Number]]:
-    """(numbers, z, n, j, y): the error of output ``j`` of a row, and what it adds to the row's cost.
+def judge_of(T: Any, program: Program, labels: bool) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Two functions of a program's cost, for rows whose ``n`` weighted inputs are at ``z``, and at ``y`` their label, as a number, or their
+    ``n`` values.
 
-    The row's ``n`` weighted inputs are at ``z``; at ``y`` its label, as a number, or its ``n`` values.
+    (numbers, z, n, y, first, stride): what all outputs of a row need of each other, of every ``stride``-th one from ``first`` on: the
+    largest z, the sum of exp(z - largest), and the sum of the targets.
+
+    (numbers, z, n, j, y, top, total, mass): the error of output ``j``, and what it adds to the row's cost, by these sums of all outputs.
     """
     zero, one, half = T(0.0), T(1.0), T(0.5)
     last = program.model.layers[-1].activation_fn
@@ -31,31 +35,40 @@ def judge_of(T: Any, program: Program, labels: bool) -> Callable[..., tuple[Numb
         return numbers[unsigned(y + j)]
 
     @cuda.jit(device=True)
-    def log_likelihood(numbers: Any, z: int, n: int, j: int, y: int) -> Any:
-        top, k = numbers[unsigned(z)], 1
+    def of_softmax(numbers: Any, z: int, n: int, y: int, first: int, stride: int) -> Any:
+        top, k = numbers[unsigned(z + first)], first + stride
         while k < n:
             top = max(top, numbers[unsigned(z + k)])
-            k += 1
-        total, mass, k = zero, zero, 0
+            k += stride
+        total, k = zero, first
+        mass = one if labels and first == 0 else zero
         while k < n:
             total += T(math.exp(numbers[unsigned(z + k)] - top))
             if not labels:
                 mass += target(numbers, y, k)
-            k += 1
-        x, wanted = numbers[unsigned(z + j)] - top, target(numbers, y, j)
-        error = (one if labels else mass) * (T(math.exp(x)) / total) - wanted
-        return error, wanted * (T(math.log(total)) - x)
+            k += stride
+        return top, total, mass
 
     @cuda.jit(device=True)
-    def cross_entropy(numbers: Any, z: int, n: int, j: int, y: int) -> Any:
+    def of_nothing(numbers: Any, z: int, n: int, y: int, first: int, stride: int) -> Any:
+        return zero, zero, zero
+
+    @cuda.jit(device=True)
+    def log_likelihood(numbers: Any, z: int, n: int, j: int, y: int, top: Any, total: Any, mass: Any) -> Any:
+        x, wanted = numbers[unsigned(z + j)] - top, target(numbers, y, j)
+        return mass * (T(math.exp(x)) / total) - wanted, wanted * (T(math.log(total)) - x)
+
+    @cuda.jit(device=True)
+    def cross_entropy(numbers: Any, z: int, n: int, j: int, y: int, top: Any, total: Any, mass: Any) -> Any:
         x, wanted = numbers[unsigned(z + j)], target(numbers, y, j)
         cost = (x if x > zero else zero) - x * wanted + T(math.log1p(T(math.exp(-abs(x)))))
         return half * (T(math.tanh(half * x)) + one) - wanted, cost
 
     @cuda.jit(device=True)
-    def quadratic(numbers: Any, z: int, n: int, j: int, y: int) -> Any:
+    def quadratic(numbers: Any, z: int, n: int, j: int, y: int, top: Any, total: Any, mass: Any) -> Any:
         a, slope = activate(numbers[unsigned(z + j)])
         error = a - target(numbers, y, j)
         return error * slope, half * error * error
 
-    return {"log_likelihood": log_likelihood, "cross_entropy": cross_entropy, "quadratic": quadratic}[program.cost.name]
+    judges = {"log_likelihood": log_likelihood, "cross_entropy": cross_entropy, "quadratic": quadratic}
+    return of_softmax if program.cost == costs.log_likelihood else of_nothing, judges[program.cost.name]

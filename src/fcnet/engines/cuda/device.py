@@ -16,6 +16,7 @@ from numba.core.errors import NumbaPerformanceWarning
 from numpy.typing import NDArray
 
 from fcnet.engines.contract import Placement
+from fcnet.engines.cuda import memory
 
 STANDARD_SHARED_BYTES = 48 << 10
 """Shared memory that any kernel may have; more is asked for."""
@@ -57,6 +58,8 @@ def missing() -> str | None:
         from numba.cuda.cudadrv.nvvm import NVVM
 
         NVVM()
+        if memory.broken:
+            raise RuntimeError(memory.broken)
     except Exception as error:  # whatever a library says that is not whole, or finds no other one
         said = (str(error).strip() or "no reason given").split("\n")[0][:200]
         return f"numba-cuda does not work here ({type(error).__name__}: {said}); install it anew with: pip install 'fcnet[gpu]'."

@@ -96,7 +96,7 @@ class CudaEngine:
 
     Args:
         blocks: into so many blocks the hidden units are divided, at most; None for one on each multiprocessor.
-        threads: of each block; None for as many as the kernels may have.
+        threads: of each block, at most as many as the kernels may have; None for these.
     """
 
     name = "cuda"
@@ -106,7 +106,8 @@ class CudaEngine:
 
     def __init__(self, blocks: int | None = None, threads: int | None = None) -> None:
         self._blocks = blocks
-        self._threads, self._answer_threads = threads or training.THREADS, threads or inference.THREADS
+        self._threads = min(threads or training.THREADS, training.THREADS)
+        self._answer_threads = min(threads or inference.THREADS, inference.THREADS)
         self._general = xla.XlaEngine()
 
     def supports(self, program: Program, placement: Placement) -> str | None:

@@ -6,14 +6,14 @@ has begun.
 ``post`` writes a number for other blocks into global memory, with a tag in the same 8 bytes, which arrive whole; ``take`` reads
 what is there, ``tagged`` says whether it has the tag that is waited for, and ``number`` is what was posted. So a number is its own
 signal, and neither a barrier over the grid nor a fence is needed (NVIDIA's NCCL has the same as its protocol LL). A float64 takes
-two places.
+two places. That a place may be written again rests on a thread's own order of reading it, meeting its block, and writing, which GPUs keep
+where PTX's memory model asks for acquire and release.
 
 Here is what they mean, as simulators run it; ``instructions`` has them for a GPU's compiler, and takes their place where there is one.
 """
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import importlib.util
 import time
@@ -84,11 +84,13 @@ def number(taken: tuple[Any, Any], like: Any) -> Any:
     return np.array(taken, np.uint64).astype(np.uint32)[: like.itemsize // 4].view(like.dtype)[0]
 
 
-compiles = False
-"""Whether a GPU's compiler is here."""
+compiles, broken = False, ""
+"""Whether a GPU's compiler is here, and why the one that is here cannot be used."""
 if not getattr(config, "ENABLE_CUDASIM", 0) and importlib.util.find_spec("numba_cuda"):
-    with contextlib.suppress(Exception):  # ``device.missing`` says what is wrong with a numba-cuda that is not whole
+    try:
         real: Any = importlib.import_module("fcnet.engines.cuda.instructions")
         copy, copy_16, wait_for_copies = real.copy, real.copy_16, real.wait_for_copies
         post, take, tagged, number = real.post, real.take, real.tagged, real.number
         compiles = True
+    except Exception as error:  # a numba-cuda that is not whole, or another one; ``device.missing`` tells it
+        broken = f"{type(error).__name__}: {error}"

@@ -15,7 +15,7 @@ and all see a bad step at once. Nothing is added up in an order that changes fro
 
 A step takes as long as its chain of dependent instructions, so nothing is on it that can be elsewhere: rows, targets and tables come
 by copies that nobody waits for before the step is over, sums are shared out to as many threads as there are and folded in
-two turns, and every output has a thread. Loops whose length is not a constant are ``while`` loops: of a ``range`` Numba makes four times
+two two turns, and every output has a thread. Hot loops whose length is not a constant are ``while`` loops: of a ``range`` Numba makes four times
 as many instructions.
 """
 
@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import cuda, types
 
+from fcnet.costs import log_likelihood
 from fcnet.engines.contract import Program
 from fcnet.engines.cuda.costs import judge_of
 from fcnet.engines.cuda.elementary import NUMBERS, activation_of, bits, kernel, unsigned
@@ -35,7 +36,7 @@ from fcnet.engines.cuda.memory import copy, copy_16, number, post, tagged, take,
 from fcnet.engines.cuda.updates import learn_of
 
 THREADS = 256
-"""Of a block, at most: each has 256 registers then, and uses them."""
+"""Of a block, at most: so many leave each of them all the registers that a thread may have."""
 LANES, OUTPUT_LANES = 64, 8
 """Threads that share a sum over inputs, and one over hidden units."""
 FOLD = 8
@@ -44,6 +45,8 @@ GROUPS = (1, 4, 5, 8)
 """Rows that a thread may multiply with a weight that it has read."""
 TILE = 4
 """Inputs of a unit whose gradients a thread sums at once."""
+FEW_OUTPUTS, ROW_LANES = 16, 8
+"""Up to how many outputs each one's thread sums up its row for itself; so many threads do it where there are more."""
 BUNDLES = 8
 """Threads that sum a batch's costs."""
 ARRAYS = 4
@@ -153,7 +156,9 @@ def kernel_of(program: Program, labels: bool, group: int) -> Any:
     hidden, last = program.model.layers
     drops_inputs, drops_hidden = bool(hidden.p_dropout), bool(last.p_dropout)
     drops = drops_inputs or drops_hidden
-    activate, judge = activation_of(T, hidden.activation_fn), judge_of(T, program, labels)
+    activate = activation_of(T, hidden.activation_fn)
+    summary, judge = judge_of(T, program, labels)
+    is_softmax = program.cost == log_likelihood
     coefficients, learn = learn_of(T, program)
 
     # -- What comes from elsewhere
@@ -265,6 +270,18 @@ def kernel_of(program: Program, labels: bool, group: int) -> Any:
     sums_of_inputs, sums_of_hidden = sums_by(LANES), sums_by(OUTPUT_LANES)
 
     @cuda.jit(device=True)
+    def joined(shared: Any, at: int) -> Any:
+        """The sums of a row's outputs from those of its lanes."""
+        top = shared[unsigned(at)]
+        for lane in range(1, ROW_LANES):
+            top = max(top, shared[unsigned(at + 3 * lane)])
+        total, mass = zero, zero
+        for lane in range(ROW_LANES):
+            total += shared[unsigned(at + 3 * lane + 1)] * T(math.exp(shared[unsigned(at + 3 * lane)] - top))
+            mass += shared[unsigned(at + 3 * lane + 2)]
+        return top, total, mass
+
+    @cuda.jit(device=True)
     def learn_weights(shared: Any, w: int, size: int, n_units: int, rows: int, length: int, errors: int, errors_length: int, batch: int, stride: int, inverse: int, decay: Any, c: Any) -> None:  # fmt: skip
         """The update of w ``(n_units, length)``, whose inputs were rows ``(batch, length)``; a thread has every ``stride``-th one."""
         q = cuda.threadIdx.x
@@ -328,6 +345,7 @@ def kernel_of(program: Program, labels: bool, group: int) -> Any:
         piece = per_copy if n_in % per_copy == 0 else 1
         pieces, stride1, stride2 = n_in // piece, (n_in + TILE - 1) // TILE, (n_hidden + TILE - 1) // TILE
         by_stride1, by_stride2 = inverse_of(stride1), inverse_of(stride2)
+        many = is_softmax and n_out > FEW_OUTPUTS
         by_pieces, by_groups, by_batch = inverse_of(pieces), inverse_of(batch // group), inverse_of(batch)
 
         for k in range(1 + n_slots):
@@ -353,57 +371,64 @@ def kernel_of(program: Program, labels: bool, group: int) -> Any:
         while r < batch and n_steps > 0:
             words[unsigned(r)] = np.uint32(rows[r])
             r += n_threads
-        cuda.syncthreads()
-        if n_steps > 0:
-            fetch(X, targets, weights, rows, table, masks, shared, words, 0, n_steps, n_in, n_out, batch, x_at, row_weights_at, y_at, table_at, piece, pieces, by_pieces)  # fmt: skip
-            wait_for_copies()
-            cuda.syncthreads()
-            if drops_inputs:
-                drop(shared, words, 0, n_in, batch, x_at, table_at)
-        cuda.cg.this_grid().sync()  # so that the driver sees to it that all blocks are there at once: they wait for each other below
+        grid: Any = cuda.cg.this_grid()
+        grid.sync()  # so that the driver sees to it that all blocks are there at once: they wait for each other below
 
-        pending = False
-        for step in range(n_steps):
+        pending = False  # whether the last layer is still to learn what the step before has found
+        for step in range(n_steps + 1):
             turn = step % 2
             here = turn if buffers == 2 else 0
             there = 1 - turn if buffers == 2 else 0
             x, row_weights = x_at + here * batch * n_in, row_weights_at + here * batch
             y, c = y_at + here * batch * n_targets, table_at + turn * width
+            if step < n_steps:
+                if step == 0 or buffers == 1:
+                    cuda.syncthreads()
+                    fetch(X, targets, weights, rows, table, masks, shared, words, step, n_steps, n_in, n_out, batch, x, row_weights, y, table_at, piece, pieces, by_pieces)  # fmt: skip
+                wait_for_copies()
+            cuda.syncthreads()
+            if drops_inputs and step < n_steps:
+                drop(shared, words, step, n_in, batch, x, table_at)
+                cuda.syncthreads()
 
             # Own units.
-            sums_of_inputs(shared, x, n_in, w1, own, batch, by_groups, partial_at)
-            cuda.syncthreads()
-            q = thread
-            while q < batch * own * FOLD:
-                pair, m = q // FOLD, q % FOLD
-                total = zero
-                for k in range(LANES // FOLD):
-                    total += shared[unsigned(partial_at + pair * (LANES + 1) + m + k * FOLD)]
-                shared[unsigned(folded_at + pair * (FOLD + 1) + m)] = total
-                q += n_threads
-            cuda.syncthreads()
-            pair = thread
-            while pair < batch * own:
-                u = quotient(pair, by_batch)
-                r = pair - u * batch
-                z = shared[unsigned(b1 + u)]
-                for m in range(FOLD):
-                    z += shared[unsigned(folded_at + pair * (FOLD + 1) + m)]
-                a, slope = activate(z)
-                if drops_hidden:
-                    at = 2 * batch + turn * MASK_WORDS
-                    kept = bits(words[unsigned(at + 4)], words[unsigned(at + 5)], r, first + u, n_hidden) >= words[unsigned(at + 1)]  # fmt: skip
-                    factor = shared[unsigned(c + gain_at + 1)] if kept else zero
-                    a, slope = a * factor, slope * factor
-                post(exchange, unsigned(turn * n_posted + r * n_hidden + first + u), T(a), unsigned(step + 1))
-                shared[unsigned(slopes_at + r * units + u)] = slope
-                pair += n_threads
-            if thread == n_threads - 1:
-                mass = total_of(shared, row_weights, 1, batch)
-                shared[unsigned(share_at)] = one / mass if mass > zero else one
+            if step < n_steps:
+                sums_of_inputs(shared, x, n_in, w1, own, batch, by_groups, partial_at)
+                cuda.syncthreads()
+                q = thread
+                while q < batch * own * FOLD:
+                    pair, m = q // FOLD, q % FOLD
+                    total = zero
+                    for k in range(LANES // FOLD):
+                        total += shared[unsigned(partial_at + pair * (LANES + 1) + m + k * FOLD)]
+                    shared[unsigned(folded_at + pair * (FOLD + 1) + m)] = total
+                    q += n_threads
+                cuda.syncthreads()
+                pair = thread
+                while pair < batch * own:
+                    u = quotient(pair, by_batch)
+                    r = pair - u * batch
+                    z = shared[unsigned(b1 + u)]
+                    for m in range(FOLD):
+                        z += shared[unsigned(folded_at + pair * (FOLD + 1) + m)]
+                    a, slope = activate(z)
+                    if drops_hidden:
+                        at = 2 * batch + turn * MASK_WORDS
+                        kept = bits(words[unsigned(at + 4)], words[unsigned(at + 5)], r, first + u, n_hidden) >= words[unsigned(at + 1)]  # fmt: skip
+                        factor = shared[unsigned(c + gain_at + 1)] if kept else zero
+                        a, slope = a * factor, slope * factor
+                    post(exchange, unsigned(turn * n_posted + r * n_hidden + first + u), T(a), unsigned(step + 1))
+                    shared[unsigned(slopes_at + r * units + u)] = slope
+                    pair += n_threads
+                if thread == n_threads - 1:
+                    mass = total_of(shared, row_weights, 1, batch)
+                    shared[unsigned(share_at)] = one / mass if mass > zero else one
+            # Meanwhile.
             if pending:
                 learn_last(shared, w2, b2, size, n_hidden, n_out, a_at, d2_at, batch, stride2, by_stride2, table_at + (1 - turn) * width)  # fmt: skip
             cuda.syncthreads()
+            if step == n_steps:
+                break
             if buffers == 2 and step + 1 < n_steps:
                 fetch(X, targets, weights, rows, table, masks, shared, words, step + 1, n_steps, n_in, n_out, batch, x_at + there * batch * n_in, row_weights_at + there * batch, y_at + there * batch * n_targets, table_at, piece, pieces, by_pieces)  # fmt: skip
 
@@ -438,6 +463,16 @@ def kernel_of(program: Program, labels: bool, group: int) -> Any:
                 shared[unsigned(z2_at + r * n_out + j)] = z
                 pair += n_threads
             cuda.syncthreads()
+            if many:
+                q = thread
+                while q < batch * ROW_LANES:
+                    r, lane = q // ROW_LANES, q % ROW_LANES
+                    top, total, mass = summary(shared, z2_at + r * n_out, n_out, y + r * n_targets, lane, ROW_LANES)
+                    shared[unsigned(partial_at + 3 * q)] = top
+                    shared[unsigned(partial_at + 3 * q + 1)] = total
+                    shared[unsigned(partial_at + 3 * q + 2)] = mass
+                    q += n_threads
+                cuda.syncthreads()
             pair = thread
             while pair < batch * n_out:
                 j = quotient(pair, by_batch)
@@ -445,7 +480,11 @@ def kernel_of(program: Program, labels: bool, group: int) -> Any:
                 at, weight = r * n_out + j, shared[unsigned(row_weights + r)]
                 error, cost = zero, zero
                 if weight > zero:  # a row of weight 0 is absent
-                    error, cost = judge(shared, z2_at + r * n_out, n_out, j, y + r * n_targets)
+                    if many:
+                        top, total, mass = joined(shared, partial_at + 3 * r * ROW_LANES)
+                    else:
+                        top, total, mass = summary(shared, z2_at + r * n_out, n_out, y + r * n_targets, 0, 1)
+                    error, cost = judge(shared, z2_at + r * n_out, n_out, j, y + r * n_targets, top, total, mass)
                     error, cost = error * (shared[unsigned(share_at)] * weight), cost * weight
                 shared[unsigned(d2_at + at)] = error
                 shared[unsigned(costs_at + at)] = cost
@@ -490,19 +529,9 @@ def kernel_of(program: Program, labels: bool, group: int) -> Any:
             while u < own:
                 learn(shared, b1 + u, size, total_of(shared, d1_at + u, units, batch), coefficients(shared, c, 1))
                 u += n_threads
-            if step + 1 < n_steps:
-                if buffers == 1:
-                    cuda.syncthreads()
-                    fetch(X, targets, weights, rows, table, masks, shared, words, step + 1, n_steps, n_in, n_out, batch, x_at, row_weights_at, y_at, table_at, piece, pieces, by_pieces)  # fmt: skip
-                wait_for_copies()
-                if drops_inputs:
-                    cuda.syncthreads()
-                    drop(shared, words, step + 1, n_in, batch, x_at + there * batch * n_in, table_at)
-            cuda.syncthreads()
+        wait_for_copies()  # of a step that is not done, after a bad one
+        cuda.syncthreads()
 
-        if pending:
-            learn_last(shared, w2, b2, size, n_hidden, n_out, a_at, d2_at, batch, stride2, by_stride2, table_at + (n_steps - 1) % 2 * width)  # fmt: skip
-            cuda.syncthreads()
         for k in range(1 + n_slots):
             q = thread
             while q < own * n_in:

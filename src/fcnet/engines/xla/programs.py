@@ -34,8 +34,9 @@ Tables = dict[str, jax.Array]
 def _differentiable(model: Model, in_bf16: bool) -> Model:
     """The model with each activation's own derivative in place of the one JAX would find."""
 
-    def wrap(activation: Activation, is_last: bool) -> Activation:
-        if in_bf16 and not is_last:
+    def wrap(layer: FullyConnectedLayer, is_last: bool) -> Activation:
+        activation = layer.activation_fn
+        if in_bf16 and not is_last and not layer.parametric:  # a blend's gradient is a difference of float32 numbers
             return Activation(activation.name, _activation_in_bf16(activation))
         derivative = activation.derivative
         if derivative is None:
@@ -46,7 +47,7 @@ def _differentiable(model: Model, in_bf16: bool) -> Model:
 
     last = len(model.layers) - 1
     layers = [
-        dataclasses.replace(layer, activation_fn=wrap(layer.activation_fn, index == last))
+        dataclasses.replace(layer, activation_fn=wrap(layer, index == last))
         if isinstance(layer, FullyConnectedLayer)
         else layer
         for index, layer in enumerate(model.layers)
@@ -100,7 +101,7 @@ MOST_PARTS = 32
 """Into which a single row's inputs are divided."""
 
 
-def _multiplied(to: Any, x: jax.Array, w: jax.Array, precision: jax.lax.Precision | None = None) -> jax.Array:
+def _multiplied(to: Any, x: jax.Array, w: jax.Array, precision: jax.lax.Precision) -> jax.Array:
     """x . w in a type; of a single row, on a GPU, in parts."""
     parts = max(k for k in range(1, MOST_PARTS + 1) if x.shape[1] % k == 0)
     whole = functools.partial(jnp.matmul, precision=precision, preferred_element_type=to)
@@ -122,7 +123,9 @@ def _in_parts(parts: int, to: Any, x: jax.Array, w: jax.Array) -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _product(precision: jax.lax.Precision, x: jax.Array, w: jax.Array) -> jax.Array:
-    """x . w, whose parts are not also those of the way back: there a row's products are outputs of the pass that updates the weights."""
+    """x . w, with its own derivative, so that only the forward product is in parts: on the way back XLA makes a row's products a part of the
+    pass that updates the weights.
+    """
     return _multiplied(x.dtype, x, w, precision)
 
 
@@ -144,18 +147,19 @@ def _product_in_bf16(to: Any, x: jax.Array, w: jax.Array) -> jax.Array:
 
     What layers hand on, forward and back, is bfloat16; gradients of weights are float32, as the weights are.
     """
-    return _multiplied(to, x, w.astype(jnp.bfloat16))
+    return _multiplied(to, x, w.astype(jnp.bfloat16), jax.lax.Precision.DEFAULT)
 
 
 def _forward_in_bf16(to: Any, x: jax.Array, w: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     w = w.astype(jnp.bfloat16)
-    return _multiplied(to, x, w), (x, w)
+    return _multiplied(to, x, w, jax.lax.Precision.DEFAULT), (x, w)
 
 
 def _backward_in_bf16(to: Any, read: tuple[jax.Array, jax.Array], d: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, w = read
     d = d.astype(jnp.bfloat16)
-    return jnp.matmul(d, w.T), jnp.matmul(x.T, d, preferred_element_type=jnp.float32)
+    product = functools.partial(jnp.matmul, precision=jax.lax.Precision.DEFAULT)  # of numbers that are rounded already
+    return product(d, w.T), product(x.T, d, preferred_element_type=jnp.float32)
 
 
 _product_in_bf16.defvjp(_forward_in_bf16, _backward_in_bf16)
