@@ -22,7 +22,7 @@ import reference
 from fcnet.activations import linear, sigmoid, tanh
 from fcnet.costs import cross_entropy, log_likelihood, quadratic
 from fcnet.engines.contract import initial_state
-from fcnet.engines.cuda import device, memory
+from fcnet.engines.cuda import device, inference, memory, training
 from fcnet.engines.cuda import engine as module
 from fcnet.engines.cuda.device import Chip, load_compiler
 from fcnet.engines.cuda.elementary import ACTIVATIONS
@@ -199,3 +199,35 @@ def test_what_is_missing_is_found(chip, monkeypatch, old, new, which, message):
     monkeypatch.setitem(globals(), "compiled", without)
     with pytest.raises(AssertionError, match=message):
         assert_agrees(CudaEngine(threads=33), case, "float32")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_they_link_to_what_a_gpu_runs(dtype):
+    """As Numba does it: optimized as a whole, with CUDA's own part for the barrier over the grid; without a driver."""
+    nvjitlink = pytest.importorskip("cuda.bindings.nvjitlink")
+    from numba.cuda.cudadrv.libs import get_cudalib
+
+    number = getattr(types, dtype)
+    row, integers = types.Array(number, 1, "C"), [types.int64]
+    whole = {kind: types.Array(getattr(types, kind), 1, "C") for kind in ("int32", "uint32", "uint64", "int64")}
+    tables = whole["int32"], row, whole["uint32"], whole["uint64"], row, whole["int64"]
+    layers = FullyConnectedLayer(784, 100, sigmoid, 0.2), SoftmaxLayer(100, 10, 0.5)
+    program = Case(layers, log_likelihood, AdamW(0.1)).program(dtype)
+    for kernel, signature in (
+        (
+            training.kernel_of(program, True, 8),
+            types.void(row, row, row, types.Array(number, 2, "C"), *tables, *7 * integers),
+        ),
+        (inference.kernel_of(dtype), types.void(row, row, types.Array(types.int64, 2, "C"), row, row, *5 * integers)),
+    ):
+        compiled(kernel, signature)  # what Numba asks a GPU for is answered from here on
+        bounds = kernel.targetoptions["launch_bounds"]
+        code, _ = compile(kernel.py_func, signature, device=False, abi="numba", cc=CAPABILITY, output="ltoir", launch_bounds=bounds)  # fmt: skip
+        linker = nvjitlink.create(2, ["-arch=sm_90", "-lto"])
+        try:
+            nvjitlink.add_data(linker, nvjitlink.InputType.LTOIR, code, len(code), "kernel")
+            nvjitlink.add_file(linker, nvjitlink.InputType.LIBRARY, get_cudalib("cudadevrt", static=True))
+            nvjitlink.complete(linker)
+            assert nvjitlink.get_linked_cubin_size(linker) > 1000
+        finally:
+            nvjitlink.destroy(linker)
