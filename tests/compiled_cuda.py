@@ -22,7 +22,7 @@ import reference
 from fcnet.activations import linear, sigmoid, tanh
 from fcnet.costs import cross_entropy, log_likelihood, quadratic
 from fcnet.engines.contract import initial_state
-from fcnet.engines.cuda import device, inference, memory, training
+from fcnet.engines.cuda import device, inference, layout, memory, training
 from fcnet.engines.cuda import engine as module
 from fcnet.engines.cuda.device import Chip, load_compiler
 from fcnet.engines.cuda.elementary import ACTIVATIONS
@@ -112,7 +112,7 @@ def test_agreement(chip, rule, cost, activation, batch, dtype):
 def test_one_buffer_and_one_block(chip):
     layers = FullyConnectedLayer(6, 7, tanh, 0.4), SoftmaxLayer(7, 3, 0.5, weights=glorot_uniform)
     case = Case(layers, log_likelihood, Adam(0.01), n_rows=14, batch=4, n_steps=6)
-    places = module.places_of(case.program("float64"), 4, 7, 1, labels=True)
+    places = layout.places_of(case.program("float64"), 4, 7, 1, labels=True)
     chip.has(1, 8 * places.end)
     assert_agrees(CudaEngine(threads=33), case, "float64")
 
@@ -139,7 +139,7 @@ def test_a_bad_step(chip, buffers):
     plan.rows[plan.rows == 29] = 28
     plan.rows[3, 4] = 29
     chip.has(
-        1, 4 * module.places_of(program, 10, program.model.layers[0].n_out, buffers, labels=part.kind == "labels").end
+        1, 4 * layout.places_of(program, 10, program.model.layers[0].n_out, buffers, labels=part.kind == "labels").end
     )
     engine = CudaEngine(threads=32)
     run = engine.start(program, initial_state(program, case.parameters()), CPU)

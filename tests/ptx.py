@@ -83,7 +83,6 @@ class Thread:
         self.at = 0
         self.stopped: str | None = ""
         self.copies: list[tuple[int, int, int]] = []
-        self.executed = self.shared_reads = 0
 
     def _where(self, space: str, address: int, n_bytes: int) -> tuple[Any, int, bool]:
         if address % n_bytes:
@@ -102,7 +101,6 @@ class Thread:
         n_bytes = struct.calcsize(form)
         memory, offset, shared = self._where(space, address, n_bytes)
         if shared:
-            self.shared_reads += 1
             for word in range(offset // 4, (offset + n_bytes + 3) // 4):
                 writer = self.block.writers.get(word)
                 if writer is not None and writer[0] is not self:
@@ -262,12 +260,11 @@ class Translation:
             self._lines.append([])
 
     def _compiled(self, k: int, lines: list[str]) -> Callable[[Thread], Any]:
-        n, reads = len(lines), sum("t.load('shared'" in line for line in lines)
-        text = "\n    ".join(["def piece(t):", "R = t.registers", f"t.executed += {n}", *lines, f"return {k + 1}"])
+        text = "\n    ".join(["def piece(t):", "R = t.registers", *lines, f"return {k + 1}"])
         for label, at in self.labels.items():
             text = text.replace(f"<{label}>", str(at))
         space = dict(self.constants)
-        exec(compile(text, f"piece {k}, {reads} reads", "exec"), space)
+        exec(compile(text, f"piece {k}", "exec"), space)
         return space["piece"]  # type: ignore[no-any-return]
 
     # -- Operands
@@ -430,17 +427,12 @@ class Translation:
 
 
 class Gpu:
-    """Runs a kernel's PTX.
-
-    Attributes:
-        executed, shared_reads: instructions and reads of shared memory by the busiest thread, of the last launch.
-    """
+    """Runs a kernel's PTX."""
 
     def __init__(self, text: str) -> None:
         self.translation = Translation(text)
         self.memory = Memory()
         self.parameters: dict[str, int] = {}
-        self.executed = self.shared_reads = 0
 
     def launch(self, n_blocks: int, n_threads: int, n_bytes: int, arguments: Sequence[Any]) -> None:
         """Arrays, which are read and written in place, and whole numbers, as Numba gives them to a kernel."""
@@ -461,9 +453,6 @@ class Gpu:
             n_registers = len(self.translation.registers)
             everyone.append([Thread(self, block, special | {"%tid.x": t}, n_registers) for t in range(n_threads)])
         self._run(everyone)
-        threads = [thread for block in everyone for thread in block]
-        self.executed = max(thread.executed for thread in threads)
-        self.shared_reads = max(thread.shared_reads for thread in threads)
 
     def _run(self, everyone: list[list[Thread]]) -> None:
         pieces, idle = self.translation.pieces, 0

@@ -20,7 +20,7 @@ from fcnet.activations import linear, relu, sigmoid, tanh
 from fcnet.costs import cross_entropy, log_likelihood, quadratic
 from fcnet.data.arrays import Part
 from fcnet.engines.contract import initial_state
-from fcnet.engines.cuda import device, elementary, training
+from fcnet.engines.cuda import device, elementary, layout
 from fcnet.engines.cuda import engine as engine_module
 from fcnet.engines.cuda.engine import CudaEngine
 from fcnet.initializers import glorot_uniform
@@ -113,7 +113,7 @@ def test_chunks_threads_and_room_change_no_byte():
 def test_a_batch_that_leaves_no_room_for_the_next(monkeypatch):
     case = small(p=(0.3, 0.5), optimizer=Momentum(0.05), n_rows=13)
     program = case.program("float64")
-    enough = training.places_of(program, 4, 5, 1, labels=False).end
+    enough = layout.places_of(program, 4, 5, 1, labels=False).end
     for room, message in ((enough, None), (100, "keeps a mini-batch on the chip")):
         monkeypatch.setattr(device, "SIMULATED", dataclasses.replace(device.SIMULATED, shared_bytes=8 * room))
         if message is None:

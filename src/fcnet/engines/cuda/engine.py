@@ -24,8 +24,9 @@ from fcnet.engines.cuda.costs import COSTS
 from fcnet.engines.cuda.device import Chip
 from fcnet.engines.cuda.elementary import ACTIVATIONS
 from fcnet.engines.cuda.inference import Tiles, n_weights, tiles_for
+from fcnet.engines.cuda.layout import group_of, in_groups, places_of
 from fcnet.engines.cuda.memory import WORDS
-from fcnet.engines.cuda.training import group_of, kernel_of, places_of
+from fcnet.engines.cuda.training import kernel_of
 from fcnet.engines.cuda.updates import RULES
 from fcnet.engines.xla import engine as xla
 from fcnet.errors import InputError
@@ -190,9 +191,9 @@ class CudaEngine:
         """Do a chunk of steps."""
         program, n_steps, labels = run.program, plan.n_steps, data.kind == "labels"
         dtype, chip = np.dtype(program.dtype), device.chip(run.placement)
-        rows = _whole_groups(plan.rows[:n_steps])
-        n_blocks, units = self._division(program.model.layers[0].n_out, chip)
-        placed = functools.partial(places_of, program, rows.shape[1], units, labels=labels)
+        sizes, batch = _sizes(program), in_groups(plan.rows.shape[1])
+        n_blocks, units = self._division(sizes[1], chip)
+        placed = functools.partial(places_of, program, batch, units, labels=labels)
         buffers = 2 if dtype.itemsize * placed(buffers=2).end <= chip.shared_bytes else 1
         places = placed(buffers=buffers)
         n_bytes = dtype.itemsize * places.end
@@ -201,28 +202,15 @@ class CudaEngine:
                 f"The engine cuda keeps a mini-batch on the chip: {plan.rows.shape[1]} rows and the weights take "
                 f"{n_bytes:,} bytes of {chip.shared_bytes:,}. Use engine='xla', or smaller mini-batches."
             )
-        n_hidden = program.model.layers[0].n_out
-        exchange = np.zeros(2 * rows.shape[1] * n_hidden * WORDS[program.dtype], np.uint64)
-        tables = (
-            rows.reshape(-1),
-            _table(program, plan, n_steps).reshape(-1),
-            _masks(plan, n_steps).reshape(-1),
-            exchange,
-        )
-        kernel = kernel_of(program, labels, group_of(rows.shape[1]))
+        tables = _rows(plan, batch), _table(program, plan), _masks(plan)
+        exchange = np.zeros(2 * batch * sizes[1] * WORDS[program.dtype], np.uint64)
+        kernel = kernel_of(program, labels, group_of(batch))
         with device.on(run.placement):
-            there = [device.to_device(table) for table in tables]
+            there = [device.to_device(table[:n_steps].reshape(-1)) for table in tables]
             report = device.to_device(np.full(n_steps, np.nan, dtype))
-            arguments = (
-                data.X,
-                data.targets,
-                data.weights,
-                run.state,
-                *there,
-                report,
-                device.to_device(np.array(places)),
-            )
-            numbers = n_steps, *_sizes(program), rows.shape[1], units, buffers
+            others = device.to_device(exchange), report, device.to_device(np.array(places))
+            arguments = data.X, data.targets, data.weights, run.state, *there, *others
+            numbers = n_steps, *sizes, batch, units, buffers
             device.launch(kernel, n_blocks, self._threads, n_bytes, (*arguments, *map(np.int64, numbers)))
             costs = device.to_host(report).astype(np.float64)
         bad = np.flatnonzero(~np.isfinite(costs))
@@ -319,33 +307,31 @@ class CudaEngine:
         return -(-n_hidden // units), units
 
     def _fits(self, program: Program, mini_batch_size: int, placement: Placement) -> bool:
-        chip, n_hidden = device.chip(placement), program.model.layers[0].n_out
-        group = group_of(mini_batch_size)
-        batch = group * -(-mini_batch_size // group)
-        places = places_of(program, batch, self._division(n_hidden, chip)[1], 1, labels=False)
+        chip = device.chip(placement)
+        units = self._division(_sizes(program)[1], chip)[1]
+        places = places_of(program, in_groups(mini_batch_size), units, 1, labels=False)
         return np.dtype(program.dtype).itemsize * places.end <= chip.shared_bytes
 
 
 # --- A chunk's tables as the kernel reads them --------------------------------------------------------------------------
 
 
-def _whole_groups(rows: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Row indices of each step, with rows that are absent up to a whole number of groups."""
-    group = group_of(rows.shape[1])
-    return np.pad(rows, [(0, 0), (0, -rows.shape[1] % group)], constant_values=-1).astype(np.int32)
+def _rows(plan: Plan, batch: int) -> NDArray[np.int32]:
+    """``(length, batch)``: row indices, -1 where a row is absent."""
+    missing = batch - plan.rows.shape[1]
+    return np.pad(plan.rows, [(0, 0), (0, missing)], constant_values=-1).astype(np.int32)
 
 
-def _table(program: Program, plan: Plan, n_steps: int) -> NDArray[Any]:
-    """``(n_steps, table_width)``: coefficients of each array, l2, and what is multiplied by where dropout keeps a number."""
+def _table(program: Program, plan: Plan) -> NDArray[Any]:
+    """``(length, table_width)``: coefficients of each array, l2, and what is multiplied by where dropout keeps a number."""
     gain = 1.0 / (1.0 - plan.dropout) if program.model.dropout_scaling == "training" else np.ones_like(plan.dropout)
     own = [np.stack(program.rule.scaled(tuple(plan.coefficients.T), factors), axis=-1) for factors in plan.factors]
-    return np.column_stack([*own, plan.l2, gain])[:n_steps].astype(program.dtype)
+    return np.column_stack([*own, plan.l2, gain]).astype(program.dtype)
 
 
-def _masks(plan: Plan, n_steps: int) -> NDArray[np.uint32]:
-    """``(n_steps, MASK_WORDS)``: both layers' thresholds and keys."""
-    thresholds = counters.drop_threshold(plan.dropout[:n_steps])
-    return np.column_stack([thresholds, plan.keys[:n_steps].reshape(n_steps, -1)]).astype(np.uint32)
+def _masks(plan: Plan) -> NDArray[np.uint32]:
+    """``(length, MASK_WORDS)``: both layers' thresholds and keys."""
+    return np.column_stack([counters.drop_threshold(plan.dropout), plan.keys.reshape(len(plan.keys), -1)])
 
 
 # --- Arrays as one row of numbers: w1, b1, w2, b2 -----------------------------------------------------------------------
