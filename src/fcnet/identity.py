@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib.metadata
 import os
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -57,6 +55,8 @@ def of_part(part: Part | None) -> dict[str, Any] | None:
 
 def of_versions(engine: str) -> dict[str, str]:
     """The versions that the bytes of a result depend on."""
+    import importlib.metadata  # as much to load as a quarter of all else, and only checkpoints need it
+
     return {name: importlib.metadata.version(name) for name in ("fcnet", *_PACKAGES.get(engine, ()))}
 
 
@@ -86,6 +86,8 @@ def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 def _digest(*arrays: Any) -> str:
     """A digest of numbers, their type and their shape: of the digests of some rows at a time, by all of the machine's cores."""
+    from concurrent.futures import ThreadPoolExecutor  # only checkpoints need it
+
     whole = hashlib.blake2b(digest_size=16)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for array in arrays:

@@ -6,7 +6,6 @@ nothing of this engine survives in a forked child, and two trainings never share
 
 from __future__ import annotations
 
-import importlib.metadata
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -118,6 +117,8 @@ class NativeEngine:
     @property
     def description(self) -> str:
         """What it is."""
+        import importlib.metadata  # not needed to train
+
         return f"Numba {importlib.metadata.version('numba')}: fused loops on the CPU, fcnet's own activations"
 
     def supports(self, program: Program, placement: Placement) -> str | None:

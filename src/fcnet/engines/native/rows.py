@@ -11,7 +11,11 @@ from numpy.typing import NDArray
 
 from fcnet.data.arrays import Part, Rows, TargetKind, is_sparse
 from fcnet.engines.native.ahead import entry
-from fcnet.engines.native.layout import ROOM, SPARSE_BELOW, Data
+from fcnet.engines.native.layout import SPARSE_BELOW, Data
+from fcnet.engines.native.threads import in_parts
+
+FEW_NUMBERS = 1 << 20
+"""So many are read by one thread: it takes about as long as starting others."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +71,7 @@ def _rows(X: Rows, dtype: str, n_threads: int, dropped: bool) -> tuple[NDArray[A
     is, since its masks are drawn for all of them.
     """
     none = np.zeros(0, dtype), np.zeros(0, np.int32), np.zeros((1, n_threads + 1), np.int64)
+    readers = n_threads if math.prod(X.shape) > FEW_NUMBERS else 1
     if is_sparse(X):
         if X.nnz >= SPARSE_BELOW * math.prod(X.shape):
             return X.astype(dtype).toarray(), *none
@@ -74,30 +79,33 @@ def _rows(X: Rows, dtype: str, n_threads: int, dropped: bool) -> tuple[NDArray[A
     else:
         dense = as_kernels_read(X, dtype)
         starts = np.zeros(len(dense) + 1, np.int64)
-        entry("lists.count_nonzeros", dtype)(dense, starts[1:])
+        count, counts = entry("lists.count_nonzeros", dtype), starts[1:]
+        in_parts(readers, len(dense), lambda part, _: count(dense[part], counts[part]))
         np.cumsum(starts, out=starts)
         if dropped or starts[-1] >= SPARSE_BELOW * dense.size:
             return dense, *none
-        values, columns = np.empty(starts[-1] + ROOM, dtype), np.empty(starts[-1] + ROOM, np.int32)
-        entry("lists.nonzero_lists", dtype)(dense, starts, values, columns)
-        values, columns = values[:-ROOM], columns[:-ROOM]
-    return np.zeros((0, 1), dtype), values, columns, _splits(columns, starts, X.shape[1], n_threads, dtype)
+        values, columns = np.empty(starts[-1], dtype), np.empty(starts[-1], np.int32)
+        fill = entry("lists.nonzero_lists", dtype)
+        in_parts(readers, len(dense), lambda part, _: fill(dense[part], starts[part.start :], values, columns))
+    return np.zeros((0, 1), dtype), values, columns, _splits(columns, starts, X.shape[1], n_threads, readers, dtype)
 
 
 def _splits(
-    columns: NDArray[np.int32], starts: NDArray[np.int64], n_in: int, n_threads: int, dtype: str
+    columns: NDArray[np.int32], starts: NDArray[np.int64], n_in: int, n_threads: int, readers: int, dtype: str
 ) -> NDArray[np.int64]:
     """Where each thread's columns start and end in each row's list; the last line holds the threads' columns.
 
-    Each thread has columns of about as many nonzero numbers.
+    Each of ``n_threads`` has columns of about as many nonzero numbers; ``readers`` threads find out which.
     """
-    counts = np.zeros(n_in, np.int64)
-    entry("lists.count_columns", dtype)(columns, counts)
-    share = np.cumsum(counts) / max(1, len(columns))
+    count, split = entry("lists.count_columns", dtype), entry("lists.split_rows", dtype)
+    counts = np.zeros((readers, n_in), np.int64)
+    in_parts(readers, len(columns), lambda part, thread: count(columns[part], counts[thread]))
+    share = np.cumsum(counts.sum(axis=0)) / max(1, len(columns))
     cuts = np.searchsorted(share, np.arange(n_threads + 1) / n_threads)
     cuts[0], cuts[-1] = 0, n_in
     splits = np.empty((len(starts), n_threads + 1), np.int64)
-    entry("lists.split_rows", dtype)(columns, starts, cuts, splits)
+    begin, end, lines = starts[:-1], starts[1:], splits[:-1]
+    in_parts(readers, len(begin), lambda part, _: split(columns, begin[part], end[part], cuts, lines[part]))
     splits[-1] = cuts
     return splits
 

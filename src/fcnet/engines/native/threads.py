@@ -38,3 +38,8 @@ def in_threads(n_threads: int, work: Callable[[int], None]) -> None:
         other.join()
     if errors:
         raise errors[0]
+
+
+def in_parts(n_threads: int, n: int, work: Callable[[slice, int], None]) -> None:
+    """Call ``work(part, thread)`` in so many threads, which share ``n`` things out: each has those of ``part``."""
+    in_threads(n_threads, lambda thread: work(slice(n * thread // n_threads, n * (thread + 1) // n_threads), thread))

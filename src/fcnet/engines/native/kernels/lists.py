@@ -7,6 +7,7 @@ import numpy as np
 from fcnet.engines.native.hints import IntMatrix, Ints, Ints32, Matrix, Numbers
 from fcnet.engines.native.kernels.linking import entry
 from fcnet.engines.native.kernels.matrices import list_nonzeros
+from fcnet.engines.native.layout import ROOM
 
 
 @entry
@@ -21,9 +22,18 @@ def count_nonzeros(dense: Matrix, counts: Ints) -> None:
 
 @entry
 def nonzero_lists(dense: Matrix, starts: Ints, values: Numbers, columns: Ints32) -> None:
-    """Fill the lists of nonzero numbers of dense rows, each row's from its start on."""
+    """Fill the lists of nonzero numbers of dense rows, each row's from its start to the next start, and write nothing beyond the last."""
+    end = starts[dense.shape[0]]
     for r in range(dense.shape[0]):
-        list_nonzeros(dense[r], values, columns, starts[r])
+        if starts[r + 1] + ROOM <= end:
+            list_nonzeros(dense[r], values, columns, starts[r])
+        else:
+            p = starts[r]
+            for j in range(dense.shape[1]):
+                if dense[r, j] != 0:
+                    values[p] = dense[r, j]
+                    columns[p] = j
+                    p += 1
 
 
 @entry
@@ -34,11 +44,11 @@ def count_columns(columns: Ints32, counts: Ints) -> None:
 
 
 @entry
-def split_rows(columns: Ints32, starts: Ints, cuts: Ints, splits: IntMatrix) -> None:
+def split_rows(columns: Ints32, starts: Ints, ends: Ints, cuts: Ints, splits: IntMatrix) -> None:
     """Where each thread's columns start and end in each row's list; the lists are in order of columns."""
-    for r in range(starts.shape[0] - 1):
+    for r in range(starts.shape[0]):
         p = starts[r]
         for thread in range(cuts.shape[0]):
-            while p < starts[r + 1] and columns[p] < cuts[thread]:
+            while p < ends[r] and columns[p] < cuts[thread]:
                 p += 1
             splits[r, thread] = p
