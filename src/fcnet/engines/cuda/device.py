@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from numba import config, cuda
-from numba.core.errors import NumbaPerformanceWarning
 from numpy.typing import NDArray
 
 from fcnet.engines.contract import Placement
@@ -138,7 +137,7 @@ def wait() -> None:
 @functools.lru_cache(maxsize=256)
 def _configured(kernel: Any, n_blocks: int, n_threads: int, n_bytes: int) -> Any:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NumbaPerformanceWarning)  # fewer blocks than multiprocessors are meant
+        warnings.filterwarnings("ignore", "Grid size")  # fewer blocks than multiprocessors are meant
         return kernel[n_blocks, n_threads, 0, n_bytes]
 
 
