@@ -1,4 +1,4 @@
-"""A grid of blocks of threads in Python, for kernels that meet over the grid; Numba's simulator has one block for them.
+"""A grid of blocks of threads in Python, for kernels whose blocks wait for each other; Numba's simulator runs one after the other.
 
 One thread runs at a time, from one barrier to the next, in an order that is chosen: if an order and its reverse, of threads and of
 blocks, lead to the same bytes, no thread reads between two barriers what another one writes. A block runs as far ahead of the
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numba import types
 
-from fcnet import engines
+from fcnet.engines import cuda
 
 
 class _Thread(threading.Thread):
@@ -66,7 +66,6 @@ class Grid:
         self.running = threading.local()
         self.shared = SimpleNamespace(array=lambda shape, kind: self._own("shared").view(str(kind)))
         self.local = SimpleNamespace(array=lambda shape, kind: np.full(shape, -1, str(kind)))
-        self.cg = SimpleNamespace(this_grid=lambda: SimpleNamespace(sync=lambda: self.running.thread.wait("grid")))
 
     def jit(self, function: Any = None, **options: Any) -> Any:
         return function or (lambda function: function)
@@ -118,9 +117,6 @@ class Grid:
             for block in blocks[::step]:
                 self._advance(block)
             now = {one.at for one in everyone}
-            if now == {"grid"}:
-                for one in everyone:
-                    one.at = ""
             idle = idle + 1 if [one.at for one in everyone] == before else 0
             assert idle < 100, f"threads wait at {now} for what never comes"
         for block in blocks:
@@ -142,10 +138,10 @@ class Grid:
 
 
 def loaded(name: str, grid: Grid) -> ModuleType:
-    """A module of ``fcnet.engines.cuda``, and of those that it imports, in which ``numba.cuda`` is a grid."""
+    """A module of ``fcnet.engines.cuda.kernels``, and of those that it imports, in which ``numba.cuda`` is a grid."""
     numba = ModuleType("numba")
     numba.cuda, numba.types, numba.config = grid, types, SimpleNamespace(ENABLE_CUDASIM=1)  # type: ignore[attr-defined]
-    package = "fcnet.engines.cuda"
+    package = "fcnet.engines.cuda.kernels"
     ours = {module: sys.modules[module] for module in sys.modules if module.startswith(package) or module == "numba"}
     for module in ours:
         del sys.modules[module]
@@ -153,7 +149,9 @@ def loaded(name: str, grid: Grid) -> ModuleType:
     try:
         return importlib.import_module(f"{package}.{name}")
     finally:
-        for module in [module for module in sys.modules if module.startswith(package)]:
+        for module in [module for module in sys.modules if module.startswith(package) or module == "numba"]:
             del sys.modules[module]
         sys.modules.update(ours)
-        engines.cuda = ours[package]  # type: ignore[attr-defined]
+        vars(cuda).pop("kernels")
+        if package in ours:
+            cuda.kernels = ours[package]  # type: ignore[attr-defined]

@@ -1,7 +1,8 @@
-"""The CUDA kernels as Numba compiles them, run on a GPU in Python (``ptx.py``) against the float64 reference.
+"""The CUDA engine with a driver that runs the compiled kernels in Python (``driver.py``), against the float64 reference.
 
-Run by ``test_cuda.py`` where numba-cuda and its compiler are (``fcnet[gpu]``); no driver is needed. Simulators run a kernel's Python;
-here is seen what became of it: types, addresses, what is one instruction, and which numbers cross when.
+Run by ``test_cuda.py`` where numba-cuda and its compiler are (``fcnet[gpu]``) and a C compiler; no GPU is needed. Simulators run a kernel's
+Python; here is seen what became of it, types, addresses, what is one instruction, and which numbers cross when; and all that the engine
+says to the driver.
 """
 
 from __future__ import annotations
@@ -9,80 +10,96 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import json
+import os
 import re
-from types import SimpleNamespace
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from numba import types
-from numba.cuda import api, compile, dispatcher
 
 import ptx
 import reference
+import test_conformance
+from driver import Driver
 from fcnet.activations import linear, sigmoid, tanh
 from fcnet.costs import cross_entropy, log_likelihood, quadratic
+from fcnet.engines import stored
 from fcnet.engines.contract import initial_state
-from fcnet.engines.cuda import device, inference, layout, memory, training
+from fcnet.engines.cuda import device, layout, library
 from fcnet.engines.cuda import engine as module
-from fcnet.engines.cuda.device import Chip, load_compiler
-from fcnet.engines.cuda.elementary import ACTIVATIONS
 from fcnet.engines.cuda.engine import CudaEngine
+from fcnet.engines.cuda.kinds import ACTIVATIONS, kind_of
+from fcnet.engines.cuda.library import Kernel, Word
 from fcnet.initializers import glorot_uniform
 from fcnet.layers import FullyConnectedLayer, SoftmaxLayer
 from fcnet.optimizers import SGD, Adam, AdamW, Momentum, Nesterov
 from test_conformance import CPU, TOLERANCE, Case, assert_agrees, spoiled, worst
 
-CAPABILITY = (9, 0)
-TYPES = {np.dtype(name): getattr(types, name) for name in ("float32", "float64", "int32", "int64", "uint32", "uint64")}
+FAULTY: list[tuple[str, str, int]] = []
+"""What is replaced in a kernel's text, by what, and the how manyth of them."""
 
 
 @functools.cache
-def compiled(kernel: object, signature: types.Type) -> str:
-    """A kernel's PTX."""
-    load_compiler()
-    here = SimpleNamespace(compute_capability=CAPABILITY)
-    dispatcher.get_current_device = api.get_current_device = lambda: here  # asked for where functions are compiled
-    bounds = kernel.targetoptions["launch_bounds"]  # type: ignore[attr-defined]
-    text, _ = compile(kernel.py_func, signature, device=False, abi="numba", cc=CAPABILITY, output="ptx", launch_bounds=bounds)  # type: ignore[attr-defined]  # fmt: skip
+def whole_text(kernel: Kernel, takes: tuple[Word, ...], capability: tuple[int, int]) -> str:
+    """A kernel's PTX, as it should be."""
+    text = library.text_of(kernel, takes, capability)
     assert ".maxntid" in text, "the compiler does not know how many threads there are"
     placed = re.findall(r"^\s*(.*?)\.shared \.align", text, re.MULTILINE)
     assert set(placed) == {".extern "}, (
         "what else lies in shared memory moves the rows, which begin at multiples of 16 bytes"
     )
-    if signature.args[0].dtype == types.float32:
-        assert ".f64" not in text, "a kernel in float32 computes in float64"
+    assert "float32" not in takes or ".f64" not in text, "a kernel in float32 computes in float64"
     return text
 
 
-class Device:
-    """In the place of a GPU: launches go to Python, arrays stay where they are."""
+def as_text(kernel: Kernel, takes: Sequence[Word], capability: tuple[int, int]) -> tuple[bytes, bytes]:
+    """In the place of machine code."""
+    text = whole_text(kernel, tuple(takes), capability)
+    (name,) = re.findall(r"\.visible\s+\.entry\s+(\w+)", text)
+    for old, new, which in FAULTY:
+        *before, after = text.split(old, which + 1)
+        text = old.join(before) + new + after
+    return name.encode(), text.encode()
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._patch = monkeypatch
-        self.gpu: ptx.Gpu | None = None
-        monkeypatch.setattr(device, "is_simulated", lambda: True)
-        monkeypatch.setattr(device, "launch", self.launch)
-        self.has(3)
 
-    def has(self, multiprocessors: int, shared_bytes: int = 227 << 10) -> None:
-        """What its chip has."""
-        self._patch.setattr(device, "SIMULATED", Chip(multiprocessors, shared_bytes))
-
-    def launch(
-        self, kernel: object, n_blocks: int, n_threads: int, n_bytes: int, arguments: tuple[object, ...]
-    ) -> None:
-        kinds = [
-            types.Array(TYPES[one.dtype], one.ndim, "C") if isinstance(one, np.ndarray) else types.int64
-            for one in arguments
-        ]
-        self.gpu = ptx.Gpu(compiled(kernel, types.void(*kinds)))
-        self.gpu.launch(n_blocks, n_threads, n_bytes, arguments)
+@pytest.fixture(scope="session")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Driver:
+    return Driver(tmp_path_factory.mktemp("driver"))
 
 
 @pytest.fixture
-def chip(monkeypatch: pytest.MonkeyPatch) -> Device:
-    assert memory.copy.__module__ != memory.__name__, "numba-cuda is not whole"
-    return Device(monkeypatch)
+def chip(driver: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Driver]:
+    """A GPU of three multiprocessors, whose code is text; what was compiled for an earlier one is forgotten."""
+    monkeypatch.setattr(library, "compiled", as_text)
+    monkeypatch.setattr(library, "folder", lambda: tmp_path)
+    monkeypatch.setattr(
+        test_conformance, "must_support", lambda engine, program: None
+    )  # JAX sees no GPU, and is not asked
+    launch = device.launch
+
+    def launched(*arguments: Any, **more: Any) -> None:
+        driver.error = None
+        try:
+            launch(*arguments, **more)
+        except RuntimeError as error:
+            raise driver.error or error from None
+
+    monkeypatch.setattr(device, "launch", launched)
+    device._function.cache_clear()
+    has(driver, 3)
+    yield driver
+    device._function.cache_clear()
+
+
+def has(chip: Driver, multiprocessors: int, shared_bytes: int = 227 << 10) -> None:
+    """Another GPU."""
+    chip.has(multiprocessors, shared_bytes)
+    device._chip_of.cache_clear()
 
 
 LASTS = {
@@ -113,7 +130,7 @@ def test_one_buffer_and_one_block(chip):
     layers = FullyConnectedLayer(6, 7, tanh, 0.4), SoftmaxLayer(7, 3, 0.5, weights=glorot_uniform)
     case = Case(layers, log_likelihood, Adam(0.01), n_rows=14, batch=4, n_steps=6)
     places = layout.places_of(case.program("float64"), 4, 7, 1, labels=True)
-    chip.has(1, 8 * places.end)
+    has(chip, 1, 8 * places.end)
     assert_agrees(CudaEngine(threads=33), case, "float64")
 
 
@@ -138,8 +155,10 @@ def test_a_bad_step(chip, buffers):
     program, plan = case.program("float32"), case.plan()
     plan.rows[plan.rows == 29] = 28
     plan.rows[3, 4] = 29
-    chip.has(
-        1, 4 * layout.places_of(program, 10, program.model.layers[0].n_out, buffers, labels=part.kind == "labels").end
+    has(
+        chip,
+        1,
+        4 * layout.places_of(program, 10, program.model.layers[0].n_out, buffers, labels=part.kind == "labels").end,
     )
     engine = CudaEngine(threads=32)
     run = engine.start(program, initial_state(program, case.parameters()), CPU)
@@ -153,7 +172,7 @@ def test_the_article(chip):
     """784-100-10, batch 10, two steps on four blocks of as many threads as on a GPU."""
     layers = FullyConnectedLayer(784, 100, sigmoid), SoftmaxLayer(100, 10)
     case = Case(layers, log_likelihood, SGD(0.1), n_rows=20, batch=10, n_steps=2)
-    chip.has(4)
+    has(chip, 4)
     assert_agrees(CudaEngine(), case, "float32")
 
 
@@ -170,7 +189,7 @@ def test_outputs(chip, monkeypatch, hidden, dtype):
     program, X = case.program(dtype), case.part().X
     engine = CudaEngine(threads=40)
     for shared_bytes in (227 << 10, np.dtype(dtype).itemsize * (4 * 9 + 4 * 40)):
-        chip.has(2, shared_bytes)
+        has(chip, 2, shared_bytes)
         run = engine.start(program, initial_state(program, case.parameters()), CPU)
         got = engine.forward(run, X)
         expected = reference.outputs(case.layers, case.parameters(), X, case.scaling)
@@ -190,44 +209,128 @@ def test_what_is_missing_is_found(chip, monkeypatch, old, new, which, message):
     """That the tests above could fail: the same code without it."""
     layers = FullyConnectedLayer(9, 7, tanh), SoftmaxLayer(7, 3)
     case = Case(layers, log_likelihood, SGD(0.3), n_rows=14, batch=4, n_steps=3)
-    whole = compiled
-
-    def without(kernel: object, signature: types.Type) -> str:
-        *before, after = whole(kernel, signature).split(old, which + 1)
-        return old.join(before) + new + after
-
-    monkeypatch.setitem(globals(), "compiled", without)
+    monkeypatch.setitem(globals(), "FAULTY", [(old, new, which)])
     with pytest.raises(AssertionError, match=message):
         assert_agrees(CudaEngine(threads=33), case, "float32")
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_they_link_to_what_a_gpu_runs(dtype):
-    """As Numba does it: optimized as a whole, with CUDA's own part for the barrier over the grid; without a driver."""
-    nvjitlink = pytest.importorskip("cuda.bindings.nvjitlink")
-    from numba.cuda.cudadrv.libs import get_cudalib
+def test_evaluation_is_the_kernels_and_the_hosts(chip):
+    """Cost and accuracy, with weights and with targets of each kind, of sums that softmax would take to 0."""
+    for last, cost in ((LASTS[log_likelihood], log_likelihood), (FullyConnectedLayer(7, 1, sigmoid), cross_entropy), (LASTS[quadratic], quadratic)):  # fmt: skip
+        layers = FullyConnectedLayer(9, 7, tanh, 0.2), last
+        case = Case(layers, cost, SGD(0.3), "inference", n_rows=31, batch=4, n_steps=1, weighted=True)
+        program, part = case.program("float32"), case.part()
+        part = dataclasses.replace(part, X=100 * part.X)
+        engine = CudaEngine(threads=32)
+        run = engine.start(program, initial_state(program, case.parameters()), CPU)
+        got = engine.evaluate(run, engine.put(part, program, CPU))[0]
+        expected = engine._general.evaluate(engine._fresh(run), engine._general.put(part, program, CPU))[0]
+        assert got.cost == pytest.approx(expected.cost, rel=1e-5)
+        assert (got.accuracy is None) == (expected.accuracy is None)
+        assert got.accuracy is None or got.accuracy == pytest.approx(expected.accuracy)
 
-    number = getattr(types, dtype)
-    row, integers = types.Array(number, 1, "C"), [types.int64]
-    whole = {kind: types.Array(getattr(types, kind), 1, "C") for kind in ("int32", "uint32", "uint64", "int64")}
-    tables = whole["int32"], row, whole["uint32"], whole["uint64"], row, whole["int64"]
+
+def test_what_a_driver_refuses(chip):
+    """More blocks than wait for each other at once, and more memory than there is."""
+    layers = FullyConnectedLayer(9, 7, tanh), SoftmaxLayer(7, 3)
+    case = Case(layers, log_likelihood, SGD(0.3), n_rows=14, batch=4, n_steps=3)
+    device.chip(CPU)
+    chip.has(2)  # and the engine has seen three
+    with pytest.raises(RuntimeError, match="cuLaunchCooperativeKernel with CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE"):
+        assert_agrees(CudaEngine(threads=33), case, "float32")
+    with device.on(CPU), pytest.raises(RuntimeError, match="cuMemAlloc with CUDA_ERROR_OUT_OF_MEMORY"):
+        device.room(1 << 60, np.float32)
+    with pytest.raises(RuntimeError, match="CUDA_ERROR_INVALID_CONTEXT"):
+        device.room(4, np.float32)
+
+
+def test_a_driver_that_is_too_old(chip):
+    chip.has(3, version=11080)
+    said = device.missing()
+    assert said.startswith("the NVIDIA driver is made for CUDA 11, and numba-cuda's libraries here for CUDA 1")
+    chip.has(3)
+    assert device.missing() is None
+    assert device.gpus() == ["no GPU"]
+
+
+def test_memory_is_given_back(chip):
+    with device.on(CPU):
+        whole = device.to_device(np.arange(10, dtype=np.float32))
+        part = whole[3:7]
+        address = whole.address
+        del whole
+        assert device.to_host(part).tolist() == [3, 4, 5, 6]
+        chip._find(address, 4)
+        del part
+        with pytest.raises(ptx.Fault):
+            chip._find(address, 4)
+        here, there = device.mapped(4, np.float64)
+        here[:] = 5.0
+        assert device.to_host(there).tolist() == [5.0] * 4
+        del there
+        assert here.sum() == 20.0  # its memory is still there
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_they_become_what_a_gpu_runs(driver, tmp_path, monkeypatch, dtype):
+    """Machine code, which is found on the disk by the next process, without Numba."""
+    monkeypatch.setattr(library, "folder", lambda: tmp_path)
     layers = FullyConnectedLayer(784, 100, sigmoid, 0.2), SoftmaxLayer(100, 10, 0.5)
-    program = Case(layers, log_likelihood, AdamW(0.1)).program(dtype)
-    for kernel, signature in (
-        (
-            training.kernel_of(program, True, 8),
-            types.void(row, row, row, types.Array(number, 2, "C"), *tables, *7 * integers),
-        ),
-        (inference.kernel_of(dtype), types.void(row, row, types.Array(types.int64, 2, "C"), row, row, *5 * integers)),
+    kind = kind_of(Case(layers, log_likelihood, AdamW(0.1)).program(dtype), True, 8)
+    tables = "int32", dtype, "uint32", "uint64", dtype, "int64"
+    for kernel, takes in (
+        (module._steps(kind), (*4 * [dtype], *tables, *7 * [None])),
+        (module._outputs(dtype), (dtype, dtype, "int64", dtype, dtype, *5 * [None])),
     ):
-        compiled(kernel, signature)  # what Numba asks a GPU for is answered from here on
-        bounds = kernel.targetoptions["launch_bounds"]
-        code, _ = compile(kernel.py_func, signature, device=False, abi="numba", cc=CAPABILITY, output="ltoir", launch_bounds=bounds)  # fmt: skip
-        linker = nvjitlink.create(2, ["-arch=sm_90", "-lto"])
-        try:
-            nvjitlink.add_data(linker, nvjitlink.InputType.LTOIR, code, len(code), "kernel")
-            nvjitlink.add_file(linker, nvjitlink.InputType.LIBRARY, get_cudalib("cudadevrt", static=True))
-            nvjitlink.complete(linker)
-            assert nvjitlink.get_linked_cubin_size(linker) > 1000
-        finally:
-            nvjitlink.destroy(linker)
+        with device.on(CPU):
+            name, code = library.code_of(kernel, takes, (9, 0))
+        assert code.startswith(b"\x7fELF")
+        assert name in code
+        assert stored.read(tmp_path / f"{kernel.name}.sm_90") == (name, code)
+        monkeypatch.setattr(library, "compiled", None)
+        assert library.code_of(kernel, takes, (9, 0)) == (name, code)
+        monkeypatch.undo()
+        monkeypatch.setattr(library, "folder", lambda: tmp_path)
+
+
+A_TRAINING = """
+import json, pathlib, re, sys
+from driver import Driver
+driver = Driver(pathlib.Path(sys.argv[1]))
+from fcnet.engines import gpus
+from fcnet.engines.cuda import library
+
+gpus._driver = lambda: (580, 65)
+
+def as_text(kernel, takes, capability):
+    text = library.text_of(kernel, takes, capability)
+    return re.search(r"\\.entry\\s+(\\w+)", text)[1].encode(), text.encode()
+
+library.compiled = as_text
+import numpy as np
+import fcnet
+y = np.arange(40) % 3
+X = (np.eye(3, 4)[y] + 0.1 * np.random.default_rng(0).normal(size=(40, 4))).astype(np.float32)
+network = fcnet.Network([fcnet.FullyConnectedLayer(4, 5), fcnet.SoftmaxLayer(5, 3, 0.2)], 10)
+history = fcnet.train(network, (X, y), (X, y), test=(X, y), epochs=2, device="gpu", verbose=False)
+digits = network.predict_proba(X[:3], device="gpu").tolist()
+loaded = [name for name in ("numba", "jax") if name in sys.modules]
+print(json.dumps([history.engine, history.epochs[-1].validation_cost, digits, loaded]))
+"""
+
+
+def test_a_later_process_needs_neither_numba_nor_jax(tmp_path):
+    """A whole training, with validation, test and predictions, where the kernels' code is on the disk."""
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    environment.pop("JAX_PLATFORMS", None)  # as one that hides GPUs
+    command = [sys.executable, "-c", A_TRAINING, str(tmp_path)]
+    runs = []
+    for _ in range(2):
+        answer = subprocess.run(command, cwd=Path(__file__).parent, env=environment, capture_output=True, text=True)
+        assert answer.returncode == 0, answer.stderr
+        runs.append(json.loads(answer.stdout))
+    (engine, cost, outputs, first), (*again, later) = runs
+    assert engine == "cuda"
+    assert 0 < cost < 1.1
+    assert (first, later) == (["numba"], [])
+    assert again == [engine, cost, outputs]

@@ -5,7 +5,7 @@ Scalar, a thread at a time from barrier to barrier, for kernels and inputs that 
 are rounded as the instruction says but for approximate ones, which are as exact as NumPy.
 
 Found as errors: shared memory that one thread writes and another one reads or writes between the same two barriers, shared
-memory or registers that are read before they are written (both are NaN, or missing, until then), addresses outside of all arrays or
+memory or registers that are read before they are written (both are NaN, or missing, until then), addresses that are nobody's or
 not a multiple of what they are read as, and waiting for what never comes. A copy that nobody waits for lands when it is waited for.
 """
 
@@ -19,10 +19,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 SHARED_WINDOW, GLOBAL = 1 << 40, 1 << 44
-"""Where shared memory begins among all addresses, and where arrays lie."""
+"""Where shared memory begins among all addresses, and where it ends at the latest; the host's memory lies above."""
 MASK = {8: 0xFF, 16: 0xFFFF, 32: 0xFFFFFFFF, 64: 0xFFFFFFFFFFFFFFFF}
 FORMATS = {"f32": "<f", "f64": "<d", "u32": "<I", "b32": "<I", "s32": "<i", "u64": "<Q", "b64": "<Q", "s64": "<q", "u8": "<B", "s8": "<b"}  # fmt: skip
 NUMBERS = {"f32": np.float32, "f64": np.float64}
@@ -39,26 +38,8 @@ class Fault(AssertionError):
 # --- Memory -------------------------------------------------------------------------------------------------------------
 
 
-class Memory:
-    """Arrays that a kernel is given."""
-
-    def __init__(self) -> None:
-        self.parts: list[tuple[int, memoryview]] = []
-        self._end = GLOBAL
-
-    def add(self, array: NDArray[Any]) -> int:
-        """The address of an array, which is read and written in place."""
-        assert array.flags.c_contiguous
-        at = self._end
-        self.parts.append((at, memoryview(array.reshape(-1).view(np.uint8))))
-        self._end = (at + array.nbytes + 255) // 256 * 256 + 256
-        return at
-
-    def find(self, address: int, n_bytes: int) -> tuple[memoryview, int]:
-        for start, part in self.parts:
-            if start <= address and address + n_bytes <= start + len(part):
-                return part, address - start
-        raise Fault(f"the address {address:#x} is in no array")
+Find = Callable[[int, int], tuple[memoryview, int]]
+"""An address outside of shared memory and a number of bytes -> the memory that holds them, and where in it."""
 
 
 @dataclass
@@ -93,7 +74,7 @@ class Thread:
             if address + n_bytes > len(self.block.shared):
                 raise Fault(f"{address} is outside of {len(self.block.shared)} bytes of shared memory")
             return self.block.shared, address, True
-        part, offset = self.gpu.memory.find(address, n_bytes)
+        part, offset = self.gpu.find(address, n_bytes)
         return part, offset, False
 
     def load(self, space: str, kind: str, address: int) -> Any:
@@ -312,14 +293,9 @@ class Translation:
         if name in ("ret", "exit"):
             self._lines[-1].append(f"{condition}return None, 0")
             return
-        if opcode.startswith(("bar", "call")):
+        if name == "bar":
             assert not condition
-            stop = "block"
-            if name == "call":
-                if "cudaCGSynchronize" not in rest:
-                    return
-                stop = "grid"
-            self._lines[-1].append(f"return {stop!r}, {len(self._lines)}")
+            self._lines[-1].append(f"return 'block', {len(self._lines)}")
             self._next()
             return
         line = self._instruction(name, how, operands)
@@ -429,22 +405,13 @@ class Translation:
 class Gpu:
     """Runs a kernel's PTX."""
 
-    def __init__(self, text: str) -> None:
-        self.translation = Translation(text)
-        self.memory = Memory()
+    def __init__(self, translation: Translation, find: Find) -> None:
+        self.translation, self.find = translation, find
         self.parameters: dict[str, int] = {}
 
-    def launch(self, n_blocks: int, n_threads: int, n_bytes: int, arguments: Sequence[Any]) -> None:
-        """Arrays, which are read and written in place, and whole numbers, as Numba gives them to a kernel."""
-        values: list[int] = []
-        for argument in arguments:
-            if isinstance(argument, np.ndarray):
-                at = self.memory.add(argument)
-                values += [0, 0, argument.size, argument.itemsize, at, *argument.shape, *argument.strides]
-            else:
-                values.append(int(argument) & MASK[64])
+    def launch(self, n_blocks: int, n_threads: int, n_bytes: int, values: Sequence[int]) -> None:
+        """Run it, with the values of its parameters."""
         names = self.translation.parameters
-        assert len(values) == len(names), f"{len(values)} values for {len(names)} parameters"
         self.parameters = dict(zip(names, values, strict=True))
         everyone: list[list[Thread]] = []
         for b in range(n_blocks):
@@ -471,10 +438,6 @@ class Gpu:
                             thread.stopped = ""
                     elif len(stopped) > 1 and "others" not in stopped:
                         raise Fault(f"threads of a block wait at different barriers: {stopped}")
-                if all(thread.stopped == "grid" for thread in threads):
-                    for thread in threads:
-                        thread.stopped = ""
-                        thread.block.barrier()
                 idle = idle + 1 if [thread.stopped for thread in threads] == before else 0
                 if idle > 1000:
                     raise Fault("threads wait for what never comes")

@@ -20,9 +20,10 @@ from fcnet.activations import linear, relu, sigmoid, tanh
 from fcnet.costs import cross_entropy, log_likelihood, quadratic
 from fcnet.data.arrays import Part
 from fcnet.engines.contract import initial_state
-from fcnet.engines.cuda import device, elementary, layout
+from fcnet.engines.cuda import device, layout
 from fcnet.engines.cuda import engine as engine_module
 from fcnet.engines.cuda.engine import CudaEngine
+from fcnet.engines.cuda.kernels import elementary
 from fcnet.initializers import glorot_uniform
 from fcnet.layers import FullyConnectedLayer, SoftmaxLayer
 from fcnet.optimizers import SGD, Adam, AdamW, Momentum, Nesterov

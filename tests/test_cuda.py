@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import itertools
 import os
 import subprocess
@@ -15,15 +14,17 @@ import numpy as np
 import pytest
 
 import blocks
+import driver
 import reference
 from fcnet.activations import linear, mish, relu, tanh
 from fcnet.costs import absolute, cross_entropy, log_likelihood, quadratic
 from fcnet.engines import choose
 from fcnet.engines.contract import Placement, Program, initial_state
-from fcnet.engines.cuda import device, inference
+from fcnet.engines.cuda import device, library, tiles
 from fcnet.engines.cuda import engine as module
 from fcnet.engines.cuda.device import Chip
 from fcnet.engines.cuda.engine import CudaEngine
+from fcnet.engines.xla import engine as xla
 from fcnet.engines.xla.engine import XlaEngine
 from fcnet.errors import InputError
 from fcnet.initializers import glorot_uniform
@@ -47,10 +48,10 @@ def test_in_the_simulator():
 
 
 @pytest.mark.skipif(
-    importlib.util.find_spec("numba_cuda") is None, reason="needs numba-cuda's compiler: pip install 'numba-cuda[cu12]'"
+    not driver.can_be_made(), reason="needs a C compiler and numba-cuda's: pip install 'numba-cuda[cu12]'"
 )
 def test_as_compiled():
-    """In a process of its own, since launches are replaced there."""
+    """In a process of its own, since it has a driver of its own."""
     answer = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "compiled_cuda.py"],
         cwd=Path(__file__).parent, capture_output=True, text=True, timeout=900,
@@ -63,6 +64,7 @@ def hopper(monkeypatch):
     """As if there were a GPU."""
     monkeypatch.setattr(device, "chip", lambda placement: HOPPER)
     monkeypatch.setattr(device, "missing", lambda: None)
+    monkeypatch.setattr(xla.XlaEngine, "why_no_gpu", lambda self, n=1: None)
     return CudaEngine()
 
 
@@ -116,23 +118,30 @@ def test_an_older_gpu_asks_but_does_not_train(hopper, monkeypatch):
 
 
 def test_without_numba_cuda(monkeypatch):
-    monkeypatch.setattr(device.importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(device, "missing", device.missing.__wrapped__)
+    monkeypatch.setattr(library.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(library, "missing", library.missing.__wrapped__)
     assert CudaEngine().supports(ARTICLE, GPU) == "it needs numba-cuda; install it with: pip install 'fcnet[gpu]'."
 
 
-def test_a_numba_cuda_that_does_not_work(monkeypatch):
+@pytest.fixture
+def numba_cuda(monkeypatch, tmp_path):
+    """As if it were installed, and nothing were known of it."""
+    monkeypatch.setattr(library.importlib.util, "find_spec", lambda name: SimpleNamespace(origin=None))
+    monkeypatch.setattr(library, "folder", lambda: tmp_path)
+    monkeypatch.setattr(library, "missing", library.missing.__wrapped__)
+
+
+def test_a_numba_cuda_that_does_not_work(numba_cuda, monkeypatch):
     """It is another engine's turn then, with the reason; not the end of a training."""
 
     def broken():
         raise AttributeError("module 'numpy' has no attribute 'row_stack'\nmore")
 
-    monkeypatch.setattr(device.importlib.util, "find_spec", lambda name: object())
-    monkeypatch.setattr(device, "load_compiler", broken)
-    monkeypatch.setattr(device, "missing", device.missing.__wrapped__)
+    monkeypatch.setattr(library, "load_compiler", broken)
     reason = "numba-cuda does not work here (AttributeError: module 'numpy' has no attribute 'row_stack'); install it anew with: pip install 'fcnet[gpu]'."
     assert CudaEngine().supports(ARTICLE, GPU) == reason
     monkeypatch.setattr(choose, "usable_gpus", lambda: ["H200"])
+    monkeypatch.setattr(xla.XlaEngine, "why_no_gpu", lambda self, n=1: None)
     monkeypatch.setattr(choose, "engine_named", lambda name: CudaEngine() if name == "cuda" else XlaEngine())
     for batch in (10, None):
         assert (
@@ -141,13 +150,21 @@ def test_a_numba_cuda_that_does_not_work(monkeypatch):
         )
 
 
-def test_instructions_that_this_numba_cuda_does_not_take(monkeypatch):
-    monkeypatch.setattr(device.importlib.util, "find_spec", lambda name: object())
-    monkeypatch.setattr(device, "load_compiler", lambda: None)
+def test_instructions_that_this_numba_cuda_does_not_take(numba_cuda, monkeypatch):
+    monkeypatch.setattr(library, "load_compiler", lambda: None)
     monkeypatch.setitem(sys.modules, "numba.cuda.cudadrv.nvvm", SimpleNamespace(NVVM=lambda: None))
-    monkeypatch.setattr(device.memory, "broken", "ImportError: no intrinsic")
-    said = device.missing.__wrapped__()
-    assert said.startswith("numba-cuda does not work here (RuntimeError: ImportError: no intrinsic)")
+    from fcnet.engines.cuda.kernels import memory
+
+    monkeypatch.setattr(memory, "broken", "ImportError: no intrinsic")
+    assert library.missing().startswith("numba-cuda does not work here (RuntimeError: ImportError: no intrinsic)")
+
+
+def test_one_that_works_is_not_looked_at_again(numba_cuda, monkeypatch):
+    looks = []
+    monkeypatch.setattr(library, "load_compiler", lambda: looks.append(1))
+    monkeypatch.setitem(sys.modules, "numba.cuda.cudadrv.nvvm", SimpleNamespace(NVVM=lambda: None))
+    assert [library.missing(), library.missing()] == [None, None]
+    assert looks == [1]
 
 
 def test_threads_are_what_the_kernels_may_have():
@@ -200,22 +217,22 @@ def test_tiles(sizes, itemsize):
     n_parameters = sum(n_in * n_out + n_out for n_in, n_out in itertools.pairwise(sizes))
     before = 0
     for n_rows in (1, 4, 5, 528, 529, 10_000, 1_000_000):
-        tiles = inference.tiles_for(model, n_rows, 512, HOPPER, itemsize)
-        assert tiles.numbers * itemsize <= HOPPER.shared_bytes
-        assert tiles.rows % inference.GROUP == 0
-        assert tiles.rows >= before
-        assert tiles.blocks == min(-(-n_rows // tiles.rows), 264)
-        assert n_rows > 528 or tiles.rows == 4
-        assert tiles.numbers - tiles.weights_at == (n_parameters if tiles.stays else 0)
-        before = tiles.rows
-    assert tiles.stays == (sizes in ((20, 64, 64, 2), (3, 1)))
+        shares = tiles.tiles_for(model, n_rows, 512, HOPPER, itemsize)
+        assert shares.numbers * itemsize <= HOPPER.shared_bytes
+        assert shares.rows % tiles.GROUP == 0
+        assert shares.rows >= before
+        assert shares.blocks == min(-(-n_rows // shares.rows), 264)
+        assert n_rows > 528 or shares.rows == 4
+        assert shares.numbers - shares.weights_at == (n_parameters if shares.stays else 0)
+        before = shares.rows
+    assert shares.stays == (sizes in ((20, 64, 64, 2), (3, 1)))
 
 
 def answered(monkeypatch, case, n_blocks, n_threads, step, shared_bytes):
     """A case's outputs before training, from a grid of blocks."""
     grid = blocks.Grid()
     pretend(monkeypatch, n_blocks, grid, step, shared_bytes)
-    monkeypatch.setattr(inference, "kernel_of", blocks.loaded("inference", grid).kernel_of)
+    monkeypatch.setattr(module, "_python_of_outputs", blocks.loaded("inference", grid).kernel_of)
     monkeypatch.setattr(module, "FEW_NUMBERS", 1)
     monkeypatch.setattr(module, "CHUNK_BYTES", 8 * 9 * 60)  # 60 rows at a time
     engine, program = CudaEngine(threads=n_threads), case.program("float64")
@@ -287,14 +304,18 @@ def pretend(monkeypatch, multiprocessors, grid, step, shared_bytes=227 << 10):
     """As if the grid were a GPU's."""
     monkeypatch.setattr(device, "is_simulated", lambda: True)
     monkeypatch.setattr(device, "SIMULATED", Chip(multiprocessors, shared_bytes))
-    monkeypatch.setattr(device, "launch", lambda *arguments: grid.launch(*arguments, step=step))
+
+    def launch(kernel, *arguments, together=False):
+        grid.launch(kernel.make(), *arguments, step=step)
+
+    monkeypatch.setattr(device, "launch", launch)
 
 
 def advanced(monkeypatch, case, n_blocks, n_threads, step, late=False):
     """A case's state and report from a grid of blocks, see ``blocks.py``."""
     grid = blocks.Grid(late)
     pretend(monkeypatch, n_blocks, grid, step)
-    monkeypatch.setattr(module, "kernel_of", blocks.loaded("training", grid).kernel_of)
+    monkeypatch.setattr(module, "_python_of_steps", blocks.loaded("training", grid).kernel_of)
     engine, program = CudaEngine(threads=n_threads), case.program("float64")
     run = engine.start(program, initial_state(program, case.parameters()), CPU)
     report = engine.advance(run, engine.put(case.part(), program, CPU), case.plan())

@@ -10,6 +10,7 @@ import threading
 import numpy as np
 import pytest
 
+from fcnet.engines import stored
 from fcnet.engines.native import library
 from fcnet.engines.native.ahead import entry
 
@@ -23,8 +24,8 @@ def other_folder(tmp_path, monkeypatch):
 
 def test_what_is_written_is_read(other_folder):
     path = other_folder / "a.float32.o"
-    library._write(path, b"symbol", b"code\nof several lines")
-    assert library._read(path) == (b"symbol", b"code\nof several lines")
+    stored.write(path, b"symbol", b"code\nof several lines")
+    assert stored.read(path) == (b"symbol", b"code\nof several lines")
     assert [one.name for one in other_folder.iterdir()] == ["a.float32.o"]
 
 
@@ -33,28 +34,28 @@ def test_what_is_written_is_read(other_folder):
 )
 def test_a_damaged_file_is_as_none(other_folder, damage):
     path = other_folder / "a.float32.o"
-    library._write(path, b"symbol", b"code")
+    stored.write(path, b"symbol", b"code")
     path.write_bytes(damage(path.read_bytes()))
-    assert library._read(path) is None
+    assert stored.read(path) is None
 
 
 def test_a_damaged_kernel_is_compiled_again(tmp_path):
     """And not given to the loader, which would end the process."""
     program = "from fcnet.engines.native.ahead import entry; entry('lists.count_nonzeros', 'float32')"
     name = "lists.count_nonzeros.float32.o"
-    whole = (library.folder() / name).read_bytes() if library.stored("lists.count_nonzeros", "float32") else None
+    whole = (library.folder() / name).read_bytes() if library.lies_there("lists.count_nonzeros", "float32") else None
     if whole is None:
         subprocess.run([sys.executable, "-c", program], check=True)
         whole = (library.folder() / name).read_bytes()
     (library.folder() / name).write_bytes(whole[:2000])
     subprocess.run([sys.executable, "-c", program], check=True)
-    assert library._read(library.folder() / name) is not None
+    assert stored.read(library.folder() / name) is not None
 
 
 def test_where_nothing_can_be_written_nothing_is_said(tmp_path):
     (tmp_path / "file").write_bytes(b"")
-    library._write(tmp_path / "file" / "a.float32.o", b"symbol", b"code")
-    assert library._read(tmp_path / "file" / "a.float32.o") is None
+    stored.write(tmp_path / "file" / "a.float32.o", b"symbol", b"code")
+    assert stored.read(tmp_path / "file" / "a.float32.o") is None
 
 
 def counted(array, counts):

@@ -782,10 +782,30 @@ def test_a_gpu_beyond_those_there_are(monkeypatch):
     monkeypatch.setattr(choose, "usable_gpus", lambda: ["H200", "H100"])
     with pytest.raises(DeviceError, match="device='gpu:3' was asked for, but there are 2 GPUs: gpu:0 to gpu:1"):
         fit(engine="xla", device="gpu:3")
-    assert choose._place("auto") == (choose.Placement("gpu", 0), "H200")
-    assert choose._place("gpu:1") == (choose.Placement("gpu", 1), "H100")
-    assert choose._place("gpus") == (choose.Placement("gpu", shards=2), "H200, H100")
-    assert choose._place("cpu") == (choose.Placement("cpu", 0), "as asked")
+    assert choose._places("auto")[0] == (choose.Placement("gpu", 0), "H200")
+    assert choose._places("gpu:1") == [(choose.Placement("gpu", 1), "H100")]
+    assert choose._places("gpus") == [(choose.Placement("gpu", shards=2), "H200, H100")]
+    assert choose._places("cpu") == [(choose.Placement("cpu", 0), "as asked")]
+
+
+def test_a_gpu_that_no_engine_here_can_use(monkeypatch, capsys):
+    """The driver shows it, but neither numba-cuda nor JAX's support is installed: an error where it was asked for, else the CPU, and said."""
+    monkeypatch.setattr(choose, "usable_gpus", lambda: ["H200"])
+    monkeypatch.setattr("fcnet.engines.xla.engine.surroundings", lambda: replace(SEEN, cuda=None))
+    numba = "it needs numba-cuda; install it with: pip install 'fcnet[gpu]'."
+    jax = "JAX is installed without GPU support; install it with: pip install 'fcnet[gpu]'."
+    monkeypatch.setattr("fcnet.engines.cuda.device.missing", lambda: numba)
+    with pytest.raises(
+        InputError, match=re.escape(f"No engine can run this network: not cuda: {numba}; not xla: {jax}")
+    ):
+        fit(engine="auto", device="gpu")
+    with pytest.raises(InputError, match=re.escape(f"The engine xla cannot run this network: {jax}")):
+        fit(engine="xla", device="gpu")
+    fit(engine="auto", device="auto", verbose="lines", epochs=1)
+    why = f"H200, but no engine runs this there; not cuda: {numba}; not xla: {jax}"
+    assert capsys.readouterr().err.startswith(f"fcnet: engine native on cpu ({why})\n")
+    fit(engine="xla", device="auto", verbose="lines", epochs=1)
+    assert capsys.readouterr().err.startswith("fcnet: engine xla on cpu (H200, but no engine runs this there")
 
 
 # --- What is printed ----------------------------------------------------------------------------------------------------

@@ -337,7 +337,7 @@ def inference(bench: Bench) -> Iterator[Figure]:
         for who, contestant in (("cuda", _asked_of_cuda), ("xla", _asked_of_xla)):
             tolerance = 1e-5 if who == "cuda" else 5e-3  # TF32's 11 bits
             try:
-                ask, compute, on_device = contestant(bench, network, there)
+                ask, compute, on_device = contestant(bench, network, rows)
                 off = max(float(np.abs(ask(some) - expected[: len(some)]).max()) for some in (few, few[:1], few[:7]))
             except Exception as error:
                 yield Figure(f"predict, {name}", f"fcnet {who}", note=_said(error))
@@ -359,7 +359,7 @@ def inference(bench: Bench) -> Iterator[Figure]:
         )  # fmt: skip
 
 
-def _asked_of_xla(bench: Bench, network: Any, there: Any) -> tuple[Any, Any, Any]:
+def _asked_of_xla(bench: Bench, network: Any, rows: Any) -> tuple[Any, Any, Any]:
     """Rows of the host -> outputs; rows on the device -> outputs there; those rows."""
     import jax
 
@@ -367,17 +367,15 @@ def _asked_of_xla(bench: Bench, network: Any, there: Any) -> tuple[Any, Any, Any
     run = engine.start(program, initial_state(program, network.arrays), Placement(bench.device))
     compute = engine._compiled(compiled_forward, run)
     on_device = lambda rows: jax.block_until_ready(compute(program, run.parameters, rows))  # noqa: E731
-    return functools.partial(engine.forward, run), on_device, there
+    return functools.partial(engine.forward, run), on_device, jax.device_put(rows)
 
 
-def _asked_of_cuda(bench: Bench, network: Any, there: Any) -> tuple[Any, Any, Any]:
+def _asked_of_cuda(bench: Bench, network: Any, rows: Any) -> tuple[Any, Any, Any]:
     """The same, where the engine takes the network; it leaves many rows of some to the other engine."""
-    import jax.numpy as jnp
-
     from fcnet.engines.cuda import device
 
     engine, program = cuda_engine(threads=16 if bench.device == "cpu" else None), network._program(None)
-    placement, n_rows = Placement(bench.device), len(there)
+    placement, n_rows = Placement(bench.device), len(rows)
     if (reason := engine.answers(program, placement)) is not None:
         raise RuntimeError(reason)
     if not engine.pays(program, None, placement):
@@ -385,11 +383,13 @@ def _asked_of_cuda(bench: Bench, network: Any, there: Any) -> tuple[Any, Any, An
     run = engine.start(program, initial_state(program, network.arrays), placement)
     if engine._tiles(program, n_rows, placement) is None:
         return functools.partial(engine.forward, run), None, None
-    given = device.as_kernels_see(jnp.reshape(there, -1)), device.room(n_rows * program.model.n_out, "float32"), n_rows
+    with device.on(placement):
+        given = device.to_device(rows), device.room(n_rows * program.model.n_out, "float32"), n_rows
 
-    def on_device(rows: Any) -> None:
-        engine._answer(run, run.answers, *rows)
-        device.wait()
+    def on_device(given: Any) -> None:
+        with device.on(placement):
+            engine._answer(run, run.answers.layers, *given)
+            device.wait()
 
     return functools.partial(engine.forward, run), on_device, given
 

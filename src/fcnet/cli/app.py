@@ -454,6 +454,7 @@ def devices() -> None:
     """Which engines and devices can be used here, and why others cannot."""
     from fcnet.engines.choose import AUTO, ENGINES, engine_named, usable_gpus, why_no_gpu
     from fcnet.engines.contract import Placement
+    from fcnet.engines.cuda.device import gpus as shown_by_driver
     from fcnet.memory import in_words
 
     found = usable_gpus()
@@ -461,11 +462,15 @@ def devices() -> None:
         engine = engine_named(name)
         here = found or name in AUTO["cpu"]
         missing = getattr(engine, "missing", lambda: None)() if here else "it runs on GPUs only; see below."
-        print(f"engine  {name:<8}{f'not usable: {missing}' if missing else engine.description}")
+        missing = missing and f"not usable: {missing}"
+        if found and name == "xla" and (objection := engine.why_no_gpu()):  # type: ignore[attr-defined]  # of this engine
+            missing = f"{engine.description}; here on CPUs only: {objection}"
+        print(f"engine  {name:<8}{missing or engine.description}")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     print(f"device  {'cpu':<8}usable, {cores} cores")
     for index, name in enumerate(found):
-        free = engine_named("xla").free_memory(Placement("gpu", index))  # type: ignore[attr-defined]  # of this engine
+        own = engine_named("cuda" if shown_by_driver() else "xla")
+        free = own.free_memory(Placement("gpu", index))  # type: ignore[attr-defined]  # of these engines
         print(f"device  {f'gpu:{index}':<8}usable, {name}{f', {in_words(free)} of memory free' if free else ''}")
     if not found:
         print(f"device  {'gpu':<8}not usable: {why_no_gpu()}")

@@ -79,24 +79,21 @@ def choose(
         InputError: an unknown engine or device, or a program that the engine cannot run.
         DeviceError: a GPU was asked for that is not there.
     """
-    if engine == "native" and device == "auto":
-        placement, reason = Placement("cpu"), "as asked"
-    else:
-        placement, reason = _place(device)
-    placement = replace(placement, threads=n_threads, deterministic=deterministic)
-    if engine != "auto":
-        chosen = engine_named(engine)
-        if (objection := _why_not(chosen, program, placement, mini_batch_size)) is not None:
-            raise InputError(f"The engine {engine} cannot run this network: {objection}")
-        return Choice(chosen, placement, reason)
     objections: list[str] = []
-    for name in AUTO[placement.device]:
-        chosen = engine_named(name)
-        objection = _why_not(chosen, program, placement, mini_batch_size)
-        objection = objection or _why_not_auto(chosen, program, placement, mini_batch_size)
-        if objection is None:
-            return Choice(chosen, placement, "; ".join([reason, *objections]))
-        objections.append(f"not {name}: {objection}")
+    for placement, reason in (
+        [(Placement("cpu"), "as asked")] if (engine, device) == ("native", "auto") else _places(device)
+    ):
+        placement = replace(placement, threads=n_threads, deterministic=deterministic)
+        for name in AUTO[placement.device] if engine == "auto" else (engine,):
+            chosen = engine_named(name)
+            objection = _why_not(chosen, program, placement, mini_batch_size)
+            if objection is None and engine == "auto":
+                objection = _why_not_auto(chosen, program, placement, mini_batch_size)
+            if objection is None:
+                return Choice(chosen, placement, "; ".join([reason, *objections]))
+            objections.append(f"not {name}: {objection}")
+    if engine != "auto":
+        raise InputError(f"The engine {engine} cannot run this network: {objections[0].partition(': ')[2]}")
     raise InputError(f"No engine can run this network: {'; '.join(objections)}")
 
 
@@ -118,13 +115,14 @@ def _why_not_auto(engine: Engine, program: Program, placement: Placement, mini_b
     )
 
 
-def _place(device: str) -> tuple[Placement, str]:
+def _places(device: str) -> list[tuple[Placement, str]]:
+    """Where a device may be, the best place first, and why."""
     if device == "cpu":
-        return Placement("cpu"), "as asked"
+        return [(Placement("cpu"), "as asked")]
     if device == "auto":
         if found := usable_gpus():
-            return Placement("gpu"), found[0]
-        return Placement("cpu"), f"no GPU: {why_no_gpu()}"
+            return [(Placement("gpu"), found[0]), (Placement("cpu"), f"{found[0]}, but no engine runs this there")]
+        return [(Placement("cpu"), f"no GPU: {why_no_gpu()}")]
     kind, _, number = str(device).partition(":")
     if device != "gpus" and (kind != "gpu" or (number and not number.isdecimal())):
         raise unknown_name("device", device, ("auto", "cpu", "gpu", "gpu:1", "gpus"))
@@ -135,16 +133,20 @@ def _place(device: str) -> tuple[Placement, str]:
         there = "is 1 GPU: gpu:0" if len(found) == 1 else f"are {len(found)} GPUs: gpu:0 to gpu:{len(found) - 1}"
         raise DeviceError(f"device={device!r} was asked for, but there {there}.")
     if device == "gpus":
-        return Placement("gpu", shards=len(found)), ", ".join(found)
-    return Placement("gpu", index), found[index]
+        return [(Placement("gpu", shards=len(found)), ", ".join(found))]
+    return [(Placement("gpu", index), found[index])]
 
 
 def usable_gpus() -> list[str]:
     """The names of the GPUs that an engine can use."""
     seen = surroundings()
-    if seen.driver is None and not importlib.util.find_spec("jax_plugins"):
-        return []  # known without importing JAX
-    from fcnet.engines.xla.devices import gpus
+    if seen.hidden is not None or (seen.driver is None and not importlib.util.find_spec("jax_plugins")):
+        return []  # known without asking
+    from fcnet.engines.cuda import device
+
+    if found := device.gpus():
+        return found
+    from fcnet.engines.xla.devices import gpus  # imports JAX, and takes seconds to find GPUs
 
     return [gpu.device_kind for gpu in gpus()]
 

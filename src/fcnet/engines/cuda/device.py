@@ -1,21 +1,26 @@
-"""One GPU as Numba reaches it, or Numba's simulator of one: what it has, arrays on it, launches."""
+"""One GPU as NVIDIA's driver reaches it, or Numba's simulator of one: what it has, arrays on it, launches.
+
+Memory, code and launches are the driver's own, by ``cuda.bindings``, which comes with numba-cuda: nothing of Numba is imported
+where a kernel's code is on the disk. Kernels take their arguments as Numba compiles them: an array is seven words.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
-import importlib.util
-import warnings
-from contextlib import AbstractContextManager
+import os
+import weakref
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import config, cuda
 from numpy.typing import NDArray
 
 from fcnet.engines.contract import Placement
-from fcnet.engines.cuda import memory
+from fcnet.engines.cuda import library
+from fcnet.engines.cuda.library import Kernel
 
 STANDARD_SHARED_BYTES = 48 << 10
 """Shared memory that any kernel may have; more is asked for."""
@@ -41,28 +46,62 @@ SIMULATED = Chip(multiprocessors=1, shared_bytes=227 << 10)
 
 
 def is_simulated() -> bool:
-    """Whether Numba was started with ``NUMBA_ENABLE_CUDASIM=1``: kernels then run in Python, on the CPU."""
-    return bool(getattr(config, "ENABLE_CUDASIM", 0))
+    """Whether the process was started with ``NUMBA_ENABLE_CUDASIM=1``: kernels then run in Python, on the CPU."""
+    return os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0")
+
+
+def missing() -> str | None:
+    """What is to be installed before kernels can run here; None where all is there."""
+    return None if is_simulated() else library.missing() or _too_old()
+
+
+# --- The driver ---------------------------------------------------------------------------------------------------------
 
 
 @functools.cache
-def missing() -> str | None:
-    """What is to be installed before kernels can be compiled here; None where all is there."""
-    if is_simulated():
-        return None
-    if importlib.util.find_spec("numba_cuda") is None:
-        return "it needs numba-cuda; install it with: pip install 'fcnet[gpu]'."
-    try:
-        load_compiler()
-        from numba.cuda.cudadrv.nvvm import NVVM
+def _driver() -> Any:
+    from cuda.bindings import driver
 
-        NVVM()
-        if memory.broken:
-            raise RuntimeError(memory.broken)
-    except Exception as error:  # whatever a library says that is not whole, or finds no other one
-        said = (str(error).strip() or "no reason given").split("\n")[0][:200]
-        return f"numba-cuda does not work here ({type(error).__name__}: {said}); install it anew with: pip install 'fcnet[gpu]'."
-    return None
+    (error,) = driver.cuInit(0)
+    if int(error):
+        raise RuntimeError(f"NVIDIA's driver cannot be used: {error.name}.")
+    return driver
+
+
+def _call(name: str, *arguments: Any) -> Any:
+    """One of the driver's functions: what it answers beside its error.
+
+    Raises:
+        RuntimeError: its error, by the driver's name, as ``CUDA_ERROR_OUT_OF_MEMORY``.
+    """
+    error, *answers = getattr(_driver(), name)(*arguments)
+    if int(error):
+        raise RuntimeError(f"NVIDIA's driver answers {name} with {error.name}.")
+    return answers[0] if answers else None
+
+
+def _too_old() -> str | None:
+    """Why the driver cannot run what is compiled here; None where it can, or is not there."""
+    try:
+        from cuda import bindings
+
+        here = int(_call("cuDriverGetVersion")) // 1000
+    except (ImportError, RuntimeError):
+        return None
+    needed = int(bindings.__version__.split(".")[0])
+    if here >= needed:
+        return None
+    return f"the NVIDIA driver is made for CUDA {here}, and numba-cuda's libraries here for CUDA {needed}; update the driver."
+
+
+def gpus() -> list[str]:
+    """The names of the GPUs that the driver shows; empty where it cannot be asked."""
+    try:
+        count = int(_call("cuDeviceGetCount"))
+        names = [_call("cuDeviceGetName", 256, _call("cuDeviceGet", index)) for index in range(count)]
+    except (ImportError, RuntimeError):
+        return []
+    return [bytes(name).split(b"\0")[0].decode(errors="replace") for name in names]
 
 
 def chip(placement: Placement) -> Chip:
@@ -72,109 +111,178 @@ def chip(placement: Placement) -> Chip:
 
 @functools.cache
 def _chip_of(index: int) -> Chip:
-    with cuda.gpus[index]:
-        device = cuda.get_current_device()
-        most = getattr(device, "MAX_SHARED_MEMORY_PER_BLOCK_OPTIN", STANDARD_SHARED_BYTES)
-        major, minor = device.compute_capability
-        return Chip(device.MULTIPROCESSOR_COUNT, int(most), (major, minor))
+    def has(name: str) -> int:
+        attribute = getattr(_driver().CUdevice_attribute, f"CU_DEVICE_ATTRIBUTE_{name}")
+        return int(_call("cuDeviceGetAttribute", attribute, _call("cuDeviceGet", index)))
+
+    capability = has("COMPUTE_CAPABILITY_MAJOR"), has("COMPUTE_CAPABILITY_MINOR")
+    shared_bytes = max(STANDARD_SHARED_BYTES, has("MAX_SHARED_MEMORY_PER_BLOCK_OPTIN"))
+    return Chip(has("MULTIPROCESSOR_COUNT"), shared_bytes, capability)
 
 
-def on(placement: Placement) -> AbstractContextManager[Any]:
-    """The placement's GPU is the one that Numba speaks to."""
-    return contextlib.nullcontext() if is_simulated() else cuda.gpus[placement.index]
+@functools.cache
+def _context_of(index: int) -> Any:
+    """The context that all libraries of a process share."""
+    return _call("cuDevicePrimaryCtxRetain", _call("cuDeviceGet", index))
+
+
+@contextlib.contextmanager
+def on(placement: Placement) -> Iterator[None]:
+    """The placement's GPU is the one that this thread speaks to."""
+    if is_simulated():
+        yield
+        return
+    _call("cuCtxPushCurrent", _context_of(placement.index))
+    try:
+        yield
+    finally:
+        _call("cuCtxPopCurrent")
+
+
+def free_bytes(placement: Placement) -> int | None:
+    """Of the GPU's memory; None in the simulator."""
+    if is_simulated():
+        return None
+    with on(placement):
+        error, free, _ = _driver().cuMemGetInfo()
+    return None if int(error) else int(free)
 
 
 # --- Arrays -------------------------------------------------------------------------------------------------------------
 
 
-def to_device(array: NDArray[Any]) -> Any:
-    """A copy on the GPU."""
-    return array.copy() if is_simulated() else cuda.to_device(array)
+@dataclass(frozen=True, eq=False)
+class Array:
+    """Numbers on the GPU, one after the other.
+
+    Attributes:
+        address: the driver's.
+        size: how many.
+        dtype: of which type.
+        owner: whose memory it is; it is freed after the last of its arrays.
+    """
+
+    address: int
+    size: int
+    dtype: np.dtype[Any]
+    owner: Any
+
+    def __getitem__(self, part: slice) -> Array:
+        """A part of them, in place."""
+        start, stop, _ = part.indices(self.size)
+        return Array(self.address + start * self.dtype.itemsize, max(0, stop - start), self.dtype, self.owner)
 
 
-def room(length: int, dtype: Any) -> Any:
+class _Memory:
+    """Memory of the GPU, or of the host where kernels reach it, until nobody has it any more."""
+
+    def __init__(self, index: int, address: int, free: str) -> None:
+        weakref.finalize(self, _freed, index, address, free).atexit = False
+
+
+def _freed(index: int, address: int, free: str) -> None:
+    with contextlib.suppress(RuntimeError), on(Placement("gpu", index)):
+        _call(free, address)
+
+
+def room(size: int, dtype: Any) -> Any:
     """So many numbers on the GPU, still to be written."""
-    return np.full(length, np.nan, dtype) if is_simulated() else cuda.device_array(length, dtype)
+    dtype = np.dtype(dtype)
+    if is_simulated():
+        return np.full(size, np.nan, dtype)
+    address = int(_call("cuMemAlloc", max(1, size * dtype.itemsize)))
+    return Array(address, size, dtype, _Memory(int(_call("cuCtxGetDevice")), address, "cuMemFree"))
+
+
+def to_device(array: NDArray[Any]) -> Any:
+    """A copy on the GPU, row after row."""
+    array = np.ascontiguousarray(array)
+    if is_simulated():
+        return array.reshape(-1).copy()
+    there = room(array.size, array.dtype)
+    if array.size:
+        _call("cuMemcpyHtoD", there.address, array.ctypes.data, array.nbytes)
+    return there
 
 
 def to_host(array: Any) -> NDArray[Any]:
     """A copy on the host, when all that was launched before is done."""
-    answer: NDArray[Any] = array.copy() if is_simulated() else array.copy_to_host()
-    return answer
+    if is_simulated():
+        return np.array(array)
+    here = np.empty(array.size, array.dtype)
+    if here.size:
+        _call("cuMemcpyDtoH", here.ctypes.data, array.address, here.nbytes)
+    return here
 
 
-def mapped(length: int, dtype: Any) -> Any:
-    """Numbers in the host's memory that kernels read and write in place: no copy, for the few of them that a small answer takes."""
-    return np.zeros(length, dtype) if is_simulated() else cuda.mapped_array(length, dtype)
-
-
-def as_kernels_see(array: Any) -> Any:
-    """An array of JAX's in place."""
-    array.block_until_ready()
-    return np.array(array) if is_simulated() else cuda.as_cuda_array(array)
+def mapped(size: int, dtype: Any) -> tuple[NDArray[Any], Any]:
+    """Numbers in the host's memory that kernels read and write in place, as both see them: no copy, for the few numbers of a small answer."""
+    dtype = np.dtype(dtype)
+    if is_simulated():
+        here = np.zeros(size, dtype)
+        return here, here
+    driver, n_bytes = _driver(), size * dtype.itemsize
+    address = int(_call("cuMemHostAlloc", n_bytes, driver.CU_MEMHOSTALLOC_DEVICEMAP))
+    owner = _Memory(int(_call("cuCtxGetDevice")), address, "cuMemFreeHost")
+    memory = (ctypes.c_uint8 * n_bytes).from_address(address)
+    memory.owner = owner
+    here = np.frombuffer(memory, dtype)
+    here[:] = 0
+    return here, Array(int(_call("cuMemHostGetDevicePointer", address, 0)), size, dtype, owner)
 
 
 # --- Launches -----------------------------------------------------------------------------------------------------------
 
 
-def launch(kernel: Any, n_blocks: int, n_threads: int, n_bytes: int, arguments: tuple[Any, ...]) -> None:
-    """One launch of a kernel, whose arguments have the same types each time; it is compiled at the first one."""
+def launch(kernel: Kernel, n_blocks: int, n_threads: int, n_bytes: int, arguments: tuple[Any, ...], together: bool = False) -> None:  # fmt: skip
+    """One launch of a kernel, whose arguments have the same types each time; its code is compiled where it is not on the disk.
+
+    Args:
+        n_bytes: of each block's shared memory.
+        arguments: arrays and whole numbers.
+        together: whether all blocks must be there at once; the driver starts all of them or none.
+    """
     if is_simulated():
-        kernel[n_blocks, n_threads, 0, n_bytes](*arguments)
+        kernel.make()[n_blocks, n_threads, 0, n_bytes](*arguments)
         return
-    load_compiler()
-    if n_bytes > STANDARD_SHARED_BYTES:
-        _allow_shared_memory(kernel, n_bytes, arguments)
-    _configured(kernel, n_blocks, n_threads, n_bytes)(*arguments)
+    takes = tuple(one.dtype.name if isinstance(one, Array) else None for one in arguments)
+    function = _function(kernel, takes, int(_call("cuCtxGetDevice")))
+    function.allow(n_bytes)
+    words: list[int] = []
+    for one in arguments:
+        words += (0, 0, one.size, one.dtype.itemsize, one.address, one.size, one.dtype.itemsize) if isinstance(one, Array) else (int(one),)  # fmt: skip
+    values = np.array(words, np.int64)
+    places = values.ctypes.data + 8 * np.arange(len(values), dtype=np.uint64)
+    grid = (n_blocks, 1, 1, n_threads, 1, 1, n_bytes, 0, places.ctypes.data)
+    if together:
+        _call("cuLaunchCooperativeKernel", function.handle, *grid)
+    else:
+        _call("cuLaunchKernel", function.handle, *grid, 0)
 
 
 def wait() -> None:
     """Until all that was launched is done."""
     if not is_simulated():
-        cuda.synchronize()
+        _call("cuCtxSynchronize")
 
 
-@functools.lru_cache(maxsize=256)
-def _configured(kernel: Any, n_blocks: int, n_threads: int, n_bytes: int) -> Any:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Grid size")  # fewer blocks than multiprocessors are meant
-        return kernel[n_blocks, n_threads, 0, n_bytes]
+class _Function:
+    """A kernel's code on a GPU."""
+
+    def __init__(self, module: Any, name: bytes) -> None:
+        self.module = module
+        self.handle = _call("cuModuleGetFunction", module, name)
+        self._allowed = STANDARD_SHARED_BYTES
+
+    def allow(self, n_bytes: int) -> None:
+        """Let it have so much shared memory."""
+        if n_bytes > self._allowed:
+            attribute = _driver().CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+            _call("cuFuncSetAttribute", self.handle, attribute, n_bytes)
+            self._allowed = n_bytes
 
 
 @functools.cache
-def load_compiler() -> None:
-    """Load what Numba compiles with: numba-cuda 0.30 reads names at its import that NumPy 2.4 and 2.5 no longer have."""
-    from numba.cuda.descriptor import cuda_target
-
-    dropped = {"row_stack": np.vstack, "trapz": getattr(np, "trapezoid", None), "in1d": np.isin}
-    missing = [name for name in dropped if not hasattr(np, name)]
-    for name in missing:
-        setattr(np, name, dropped[name])
-    try:
-        cuda_target.typing_context.refresh()
-    finally:
-        for name in missing:
-            delattr(np, name)
-
-
-_ALLOWED: dict[tuple[Any, int], int] = {}
-"""How much shared memory a kernel may have by now, by kernel and GPU."""
-
-
-def _allow_shared_memory(kernel: Any, n_bytes: int, arguments: tuple[Any, ...]) -> None:
-    """Allow a kernel more shared memory than any kernel may have: Numba has no word for it, the driver does."""
-    gpu = cuda.get_current_device().id
-    if _ALLOWED.get((kernel, gpu), 0) >= n_bytes:
-        return
-    from cuda.bindings import driver  # comes with numba-cuda
-
-    compiled = kernel.compile(tuple(kernel.typeof_pyval(one) for one in arguments))
-    handle = compiled._codelibrary.get_cufunc().handle
-    attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-    if isinstance(handle, driver.CUkernel):
-        (error,) = driver.cuKernelSetAttribute(attribute, n_bytes, handle, gpu)
-    else:
-        (error,) = driver.cuFuncSetAttribute(driver.CUfunction(int(handle)), attribute, n_bytes)
-    if error != driver.CUresult.CUDA_SUCCESS:
-        raise RuntimeError(f"The driver does not give a kernel {n_bytes:,} bytes of shared memory: {error.name}.")
-    _ALLOWED[kernel, gpu] = n_bytes
+def _function(kernel: Kernel, takes: tuple[library.Word, ...], index: int) -> _Function:
+    name, code = library.code_of(kernel, takes, _chip_of(index).capability)
+    return _Function(_call("cuModuleLoadData", code), name)

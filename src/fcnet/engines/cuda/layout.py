@@ -7,7 +7,10 @@ from typing import NamedTuple
 import numpy as np
 
 from fcnet.engines.contract import Program
+from fcnet.optimizers import UpdateRule
 
+THREADS = 256
+"""Of a block, at most: so many leave each of them all the registers that a thread may have."""
 LANES, OUTPUT_LANES = 64, 8
 """Threads that share a sum over inputs, and one over hidden units."""
 FOLD = 8
@@ -81,7 +84,7 @@ def places_of(program: Program, batch: int, units: int, buffers: int, labels: bo
         parameters=(1 + len(program.rule.slots)) * block_parameters(n_in, n_out, n_hidden, units),
         row_weights=buffers * batch,
         targets=buffers * batch * (1 if labels else n_out),
-        table=2 * table_width(program),
+        table=2 * table_width(program.rule),
         hidden=batch * n_hidden,
         slopes=batch * units,
         hidden_errors=batch * units,
@@ -97,6 +100,6 @@ def places_of(program: Program, batch: int, units: int, buffers: int, labels: bo
     return Places(*(at + sum(sizes[:k]) for k in range(len(sizes))))
 
 
-def table_width(program: Program) -> int:
+def table_width(rule: UpdateRule) -> int:
     """Numbers of a step: coefficients of the four arrays, l2, and what is multiplied by where dropout keeps a number, by layer."""
-    return ARRAYS * len(program.rule.coefficients) + 3
+    return ARRAYS * len(rule.coefficients) + 3

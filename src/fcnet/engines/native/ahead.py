@@ -32,7 +32,7 @@ def entry(name: str, dtype: str) -> library.Entry:
 @functools.cache
 def prepare(dtype: str) -> None:
     """Load what kernels call; where it does not lie on the disk yet, say so, since the first run on a machine waits for it."""
-    if not library.stored("steps.advance", dtype):
+    if not library.lies_there("steps.advance", dtype):
         print("fcnet: compiling the native engine for this machine; this is done once", file=sys.stderr, flush=True)
         compile_beside(dtype)
     for kernel in library.listed().values():
@@ -76,5 +76,5 @@ def compile_last_first(dtype: str) -> None:
         library.promise(kernel.name, dtype)
     last_first = list(kernels)[::-1]
     for kernel in sorted(last_first, key=lambda kernel: not kernel.usual):
-        if not library.stored(kernel.name, dtype):
+        if not library.lies_there(kernel.name, dtype):
             library.make(kernel.name, dtype)

@@ -6,15 +6,12 @@ own loader. Numba would read what it compiled too, but importing it and getting 
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import functools
-import hashlib
 import importlib.util
 import json
 import os
 import struct
-import tempfile
 import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -23,6 +20,8 @@ from typing import Any
 
 import llvmlite.binding as llvm
 import numpy as np
+
+from fcnet.engines import stored
 
 CHANGES_CODE = ("NUMBA_BOUNDSCHECK", "NUMBA_OPT", "NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES")
 """Variables of the environment that Numba compiles other code for."""
@@ -60,25 +59,17 @@ def packed(name: str) -> str:
 
 @functools.cache
 def folder() -> Path:
-    """Within NUMBA_CACHE_DIR, else the user's caches: one for these sources, this compiler, and this processor."""
-    sources = sorted(Path(__file__).parent.rglob("*.py"))
+    """Where they lie: one folder for these sources, this compiler, and this processor."""
+    sources = [*Path(__file__).parent.rglob("*.py")]
     numba = importlib.util.find_spec("numba")
     if numba is not None and numba.origin is not None:
         sources.append(Path(numba.origin).with_name("_version.py"))
     words = [llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()]
-    words += [os.environ.get(name, "") for name in CHANGES_CODE]
-    parts = [source.read_bytes() for source in sources if source.exists()] + ["\0".join(words).encode()]
-    digest = hashlib.sha256(b"".join(parts)).hexdigest()[:16]
-    asked = os.environ.get("NUMBA_CACHE_DIR")
-    if not asked:
-        import platformdirs  # not needed by who has chosen a place
-
-        asked = platformdirs.user_cache_dir("fcnet")
-    return Path(asked) / f"native-{digest}"
+    return stored.folder("native", sources, words + [os.environ.get(name, "") for name in CHANGES_CODE])
 
 
-def stored(name: str, dtype: str) -> bool:
-    """Whether a kernel's code lies there."""
+def lies_there(name: str, dtype: str) -> bool:
+    """Whether a kernel's code does."""
     return _file(name, dtype).exists()
 
 
@@ -86,36 +77,16 @@ def _file(name: str, dtype: str) -> Path:
     return folder() / f"{name}.{dtype}.o"
 
 
-def _read(path: Path) -> tuple[bytes, bytes] | None:
-    """What a file holds after a first line with something to say of it, or None where it was not written to its end."""
-    try:
-        digest, _, rest = path.read_bytes().partition(b" ")
-    except OSError:
-        return None
-    line, _, content = rest.partition(b"\n")
-    return (line, content) if hashlib.sha256(rest).hexdigest().encode() == digest else None
-
-
-def _write(path: Path, line: bytes, content: bytes) -> None:
-    """Written whole or not at all; where nothing can be written, the next run compiles again."""
-    rest = line + b"\n" + content
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as stream:
-            stream.write(hashlib.sha256(rest).hexdigest().encode() + b" " + rest)
-        Path(stream.name).replace(path)
-
-
 @functools.cache
 def listed() -> dict[str, Listed]:
     """All kernels by name, called ones before those that call them."""
     path = folder() / "kernels.json"
-    found = _read(path)
+    found = stored.read(path)
     if found is None:
         from fcnet.engines.native.kernels import linking  # imports Numba
 
         kernels = linking.listed()
-        _write(path, b"", json.dumps([asdict(one) for one in kernels]).encode())
+        stored.write(path, b"", json.dumps([asdict(one) for one in kernels]).encode())
     else:
         kernels = [Listed(**one) for one in json.loads(found[1])]
     return {one.name: one for one in kernels}
@@ -139,7 +110,7 @@ def load(name: str, dtype: str) -> int:
     """The address of a kernel's code, read or else compiled, which others can call from then on."""
     with _ONE_AT_A_TIME:
         if (name, dtype) not in _ADDRESSES:
-            symbol, code = _read(_file(name, dtype)) or make(name, dtype)
+            symbol, code = stored.read(_file(name, dtype)) or make(name, dtype)
             _loader().add_object_file(llvm.ObjectFileRef.from_data(code))
             address = _loader().get_function_address(symbol.decode())
             llvm.add_symbol(listed()[name].symbol(dtype), address)
@@ -152,7 +123,7 @@ def make(name: str, dtype: str) -> tuple[bytes, bytes]:
     from fcnet.engines.native.kernels import linking  # imports Numba
 
     symbol, code = linking.compiled(name, dtype)
-    _write(_file(name, dtype), symbol.encode(), code)
+    stored.write(_file(name, dtype), symbol.encode(), code)
     return symbol.encode(), code
 
 

@@ -16,8 +16,17 @@ from fcnet import counters
 from fcnet.activations import softmax
 from fcnet.data.arrays import Part, Rows, TargetKind, check_finite, is_sparse
 from fcnet.engines.contract import Metrics, Placement, Plan, Program, Report, TrainState, accuracy_rule
+from fcnet.engines.gpus import surroundings, why_not
 from fcnet.engines.xla import programs
-from fcnet.engines.xla.devices import everywhere, jax_device, mesh, precision, use_compilation_cache
+from fcnet.engines.xla.devices import (
+    everywhere,
+    gpus,
+    jax_device,
+    mesh,
+    precision,
+    use_compilation_cache,
+    why_no_gpus,
+)
 from fcnet.engines.xla.programs import Parameters, Slots
 from fcnet.engines.xla.rows import Inputs, NonzeroLists, padded_batches, padded_length, padded_rows
 from fcnet.model import Model
@@ -71,6 +80,8 @@ class XlaEngine:
 
     def supports(self, program: Program, placement: Placement) -> str | None:
         """None where the engine can do this; else the reason why not."""
+        if placement.device == "gpu" and (objection := self.why_no_gpu(placement.index + placement.shards)) is not None:
+            return objection
         model = program.model
         parameters = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in model.shapes()}
         x = jax.ShapeDtypeStruct((2, model.n_in), jnp.float32)
@@ -92,6 +103,10 @@ class XlaEngine:
                     )
         jax.eval_shape(model.forward, parameters, x)
         return None
+
+    def why_no_gpu(self, n: int = 1) -> str | None:
+        """Why JAX cannot use so many GPUs; None where it can."""
+        return None if len(gpus()) >= n else why_not(surroundings(), why_no_gpus())
 
     def put(self, part: Part, program: Program, placement: Placement) -> Data:
         """Copy data to the device, once."""

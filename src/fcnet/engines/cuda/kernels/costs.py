@@ -8,15 +8,12 @@ from typing import Any
 
 from numba import cuda
 
-from fcnet import activations, costs
-from fcnet.engines.contract import Program
-from fcnet.engines.cuda.elementary import ACTIVATIONS, Number, activation_of, unsigned
-
-COSTS = (costs.log_likelihood, costs.cross_entropy, costs.quadratic)
+from fcnet.engines.cuda.kernels.elementary import Number, activation_of, unsigned
+from fcnet.engines.cuda.kinds import Kind
 
 
-def judge_of(T: Any, program: Program, labels: bool) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Two functions of a program's cost, for rows whose ``n`` weighted inputs are at ``z``, and at ``y`` their label, as a number, or their
+def judge_of(T: Any, kind: Kind) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Two functions of a kernel's cost, for rows whose ``n`` weighted inputs are at ``z``, and at ``y`` their label, as a number, or their
     ``n`` values.
 
     (numbers, z, n, y, first, stride): what all outputs of a row need of each other, of every ``stride``-th one from ``first`` on: the
@@ -25,8 +22,10 @@ def judge_of(T: Any, program: Program, labels: bool) -> tuple[Callable[..., Any]
     (numbers, z, n, j, y, top, total, mass): the error of output ``j``, and what it adds to the row's cost, by these sums of all outputs.
     """
     zero, one, half = T(0.0), T(1.0), T(0.5)
-    last = program.model.layers[-1].activation_fn
-    activate = activation_of(T, last if last in ACTIVATIONS else activations.linear)  # softmax has its cost
+    labels = kind.labels
+    activate = activation_of(
+        T, kind.last if kind.cost == "quadratic" else "linear"
+    )  # the other costs read what it is given
 
     @cuda.jit(device=True)
     def target(numbers: Any, y: int, j: int) -> Number:
@@ -71,4 +70,4 @@ def judge_of(T: Any, program: Program, labels: bool) -> tuple[Callable[..., Any]
         return error * slope, half * error * error
 
     judges = {"log_likelihood": log_likelihood, "cross_entropy": cross_entropy, "quadratic": quadratic}
-    return of_softmax if program.cost == costs.log_likelihood else of_nothing, judges[program.cost.name]
+    return of_softmax if kind.cost == "log_likelihood" else of_nothing, judges[kind.cost]

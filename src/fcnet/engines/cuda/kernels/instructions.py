@@ -7,17 +7,10 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.cuda import extending
+from numba.cuda.extending import intrinsic
 
 I32, I64, VOID = ir.IntType(32), ir.IntType(64), ir.VoidType()
 LOW = ir.Constant(I64, 0xFFFFFFFF)
-
-
-def intrinsic(function: Callable[..., Any]) -> Any:
-    """Numba's, by a name of its own: Numba gives each one another name in every process, and would find no kernel on disk that uses it."""
-    made = extending.intrinsic(function)
-    made._set_uuid(f"{__name__}.{function.__name__}")
-    return made
 
 
 def _instruction(answer: Any, takes: list[Any], text: str, operands: str) -> Any:

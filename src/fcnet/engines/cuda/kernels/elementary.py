@@ -10,8 +10,7 @@ import numpy as np
 from numba import cuda, types
 
 from fcnet import activations
-from fcnet.activations import Activation
-from fcnet.engines.cuda import memory
+from fcnet.engines.cuda.kernels import memory
 
 Number = Any
 """A float of the program's type."""
@@ -29,7 +28,7 @@ def kernel(threads: int, blocks: int) -> Any:
     waits for each.
     """
     bounds = {"launch_bounds": (threads, blocks)} if memory.compiles else {}  # simulators have no word for it
-    return cuda.jit(cache=True, **bounds)
+    return cuda.jit(**bounds)
 
 
 @cuda.jit(device=True)
@@ -42,8 +41,8 @@ def divided(number: int, by: int) -> Any:
 # --- Activations -------------------------------------------------------------------------------------------------------
 
 
-def activation_of(T: Any, activation: Activation) -> Callable[[Number], tuple[Number, Number]]:
-    """z -> f(z), f'(z)."""
+def activation_of(T: Any, name: str) -> Callable[[Number], tuple[Number, Number]]:
+    """z -> f(z), f'(z), of the activation of that name."""
     zero, one, half = T(0.0), T(1.0), T(0.5)
     leak, root_half, density = T(activations.LEAK), T(math.sqrt(0.5)), T(1.0 / math.sqrt(2.0 * math.pi))
 
@@ -85,20 +84,7 @@ def activation_of(T: Any, activation: Activation) -> Callable[[Number], tuple[Nu
         return z, one
 
     kernels = {"sigmoid": sigmoid, "tanh": tanh, "relu": relu, "leaky_relu": leaky_relu, "elu": elu, "silu": silu}
-    return (kernels | {"gelu": gelu, "linear": linear})[activation.name]
-
-
-ACTIVATIONS = (
-    activations.sigmoid,
-    activations.tanh,
-    activations.relu,
-    activations.leaky_relu,
-    activations.elu,
-    activations.silu,
-    activations.gelu,
-    activations.linear,
-)
-"""Of hidden layers, and of a last layer with the quadratic cost."""
+    return (kernels | {"gelu": gelu, "linear": linear})[name]
 
 
 # --- Random bits: ``fcnet.counters`` ------------------------------------------------------------------------------------

@@ -28,16 +28,13 @@ from typing import Any
 import numpy as np
 from numba import cuda, types
 
-from fcnet.costs import log_likelihood
-from fcnet.engines.contract import Program
-from fcnet.engines.cuda.costs import judge_of
-from fcnet.engines.cuda.elementary import NUMBERS, activation_of, bits, kernel, unsigned
-from fcnet.engines.cuda.layout import ARRAYS, BUNDLES, FOLD, LANES, MASK_WORDS, OUTPUT_LANES, table_width
-from fcnet.engines.cuda.memory import copy, copy_16, number, post, tagged, take, wait_for_copies
-from fcnet.engines.cuda.updates import learn_of
+from fcnet.engines.cuda.kernels.costs import judge_of
+from fcnet.engines.cuda.kernels.elementary import NUMBERS, activation_of, bits, kernel, unsigned
+from fcnet.engines.cuda.kernels.memory import copy, copy_16, number, post, tagged, take, wait_for_copies
+from fcnet.engines.cuda.kernels.updates import learn_of
+from fcnet.engines.cuda.kinds import RULES, Kind
+from fcnet.engines.cuda.layout import ARRAYS, BUNDLES, FOLD, LANES, MASK_WORDS, OUTPUT_LANES, THREADS, table_width
 
-THREADS = 256
-"""Of a block, at most: so many leave each of them all the registers that a thread may have."""
 TILE = 4
 """Inputs of a unit whose gradients a thread sums at once."""
 FEW_OUTPUTS, ROW_LANES = 16, 8
@@ -60,20 +57,20 @@ def quotient(number: int, inverse: int) -> Any:
 
 
 @functools.cache
-def kernel_of(program: Program, labels: bool, group: int) -> Any:
-    """The kernel of a program, for targets that are labels or values; Numba compiles it when it is first launched, and keeps it on disk."""
-    T, kind = NUMBERS[program.dtype]
+def kernel_of(kind: Kind) -> Any:
+    """The kernel of a kind; arrays are of one dimension."""
+    T, Float = NUMBERS[kind.dtype]
     zero, one = T(0.0), T(1.0)
-    n_slots, n_coefficients, width = len(program.rule.slots), len(program.rule.coefficients), table_width(program)
+    (rule,) = (rule for rule in RULES if rule.name == kind.rule)
+    n_slots, n_coefficients, width = len(rule.slots), len(rule.coefficients), table_width(rule)
     l2_at, gain_at = ARRAYS * n_coefficients, ARRAYS * n_coefficients + 1
-    per_copy = 16 // np.dtype(program.dtype).itemsize
-    hidden, last = program.model.layers
-    drops_inputs, drops_hidden = bool(hidden.p_dropout), bool(last.p_dropout)
+    per_copy = 16 // np.dtype(kind.dtype).itemsize
+    drops_inputs, drops_hidden, labels, group = kind.drops_inputs, kind.drops_hidden, kind.labels, kind.group
     drops = drops_inputs or drops_hidden
-    activate = activation_of(T, hidden.activation_fn)
-    summary, judge = judge_of(T, program, labels)
-    is_softmax = program.cost == log_likelihood
-    coefficients, learn = learn_of(T, program)
+    activate = activation_of(T, kind.hidden)
+    summary, judge = judge_of(T, kind)
+    is_softmax = kind.cost == "log_likelihood"
+    coefficients, learn = learn_of(T, rule)
 
     # -- What comes from elsewhere
 
@@ -155,7 +152,7 @@ def kernel_of(program: Program, labels: bool, group: int) -> Any:
                 task, lane = q // lanes, q % lanes
                 u = quotient(task, inverse)
                 first = (task - u * n_groups) * group
-                totals = cuda.local.array(group, kind)
+                totals = cuda.local.array(group, Float)
                 for k in range(group):
                     totals[k] = zero
                 x, w = rows + first * length, weights + u * length
@@ -203,7 +200,7 @@ def kernel_of(program: Program, labels: bool, group: int) -> Any:
             u = quotient(q, inverse)
             first = q - u * stride
             line = w + u * length
-            totals = cuda.local.array(TILE, kind)
+            totals = cuda.local.array(TILE, Float)
             columns = cuda.local.array(TILE, types.int64)
             for t in range(TILE):
                 columns[t] = first + t * stride if first + t * stride < length else first
@@ -232,17 +229,17 @@ def kernel_of(program: Program, labels: bool, group: int) -> Any:
 
     @kernel(THREADS, 1)
     def steps(X: Any, targets: Any, weights: Any, state: Any, rows: Any, table: Any, masks: Any, exchange: Any, report: Any, places: Any, n_steps: int, n_in: int, n_hidden: int, n_out: int, batch: int, units: int, buffers: int) -> None:  # fmt: skip
-        """Steps 0 to n_steps - 1 of the tables, or until a cost is not finite. Arrays are rows of numbers but for ``state``.
+        """Steps 0 to n_steps - 1 of the tables, or until a cost is not finite. Arrays are rows of numbers. All blocks must be there at once, as they wait for each other.
 
         Args:
             X, targets, weights: all rows; a row's target is its label, as a number, or ``n_out`` values.
-            state: ``(1 + n_slots, n_parameters)``: w1, b1, w2, b2 in one row, and so their slots.
+            state: w1, b1, w2, b2, and so their slots, one after the other.
             rows, table, masks: of each step ``batch`` row indices, ``table_width`` numbers and ``MASK_WORDS`` words.
             exchange: two places for ``batch * n_hidden`` posted numbers, all 0.
             report: where the costs go.
             places: ``Places``.
         """
-        shared, words = cuda.shared.array(0, kind), cuda.shared.array(0, types.uint32)
+        shared, words = cuda.shared.array(0, Float), cuda.shared.array(0, types.uint32)
         thread, n_threads, block = cuda.threadIdx.x, cuda.blockDim.x, cuda.blockIdx.x
         first = block * units
         own = min(units, n_hidden - first)
@@ -255,6 +252,7 @@ def kernel_of(program: Program, labels: bool, group: int) -> Any:
         b2 = w2 + n_out * n_hidden
         size = units * (n_in + 1) + n_out * (n_hidden + 1)
         n_first, n_posted = n_in * n_hidden, batch * n_hidden
+        n_parameters = n_first + n_hidden + n_out * n_hidden + n_out
         n_targets = 1 if labels else n_out
         piece = per_copy if n_in % per_copy == 0 else 1
         pieces, stride1, stride2 = n_in // piece, (n_in + TILE - 1) // TILE, (n_hidden + TILE - 1) // TILE
@@ -266,27 +264,30 @@ def kernel_of(program: Program, labels: bool, group: int) -> Any:
             q = thread
             while q < own * n_in:
                 u, i = q // n_in, q % n_in
-                shared[unsigned(k * size + w1 + q)] = state[k, i * n_hidden + first + u]
+                shared[unsigned(k * size + w1 + q)] = state[unsigned(k * n_parameters + i * n_hidden + first + u)]
                 q += n_threads
             u = thread
             while u < own:
-                shared[unsigned(k * size + b1 + u)] = state[k, n_first + first + u]
+                shared[unsigned(k * size + b1 + u)] = state[unsigned(k * n_parameters + n_first + first + u)]
                 u += n_threads
             q = thread
             while q < n_out * n_hidden:
                 j, h = q // n_hidden, q % n_hidden
-                shared[unsigned(k * size + w2 + q)] = state[k, n_first + n_hidden + h * n_out + j]
+                shared[unsigned(k * size + w2 + q)] = state[
+                    unsigned(k * n_parameters + n_first + n_hidden + h * n_out + j)
+                ]
                 q += n_threads
             j = thread
             while j < n_out:
-                shared[unsigned(k * size + b2 + j)] = state[k, n_first + n_hidden + n_hidden * n_out + j]
+                shared[unsigned(k * size + b2 + j)] = state[
+                    unsigned(k * n_parameters + n_first + n_hidden + n_hidden * n_out + j)
+                ]
                 j += n_threads
         r = thread
         while r < batch and n_steps > 0:
             words[unsigned(r)] = np.uint32(rows[r])
             r += n_threads
-        grid: Any = cuda.cg.this_grid()
-        grid.sync()  # so that the driver sees to it that all blocks are there at once: they wait for each other below
+        cuda.syncthreads()
 
         pending = False  # whether the last layer is still to learn what the step before has found
         for step in range(n_steps + 1):
@@ -450,21 +451,25 @@ def kernel_of(program: Program, labels: bool, group: int) -> Any:
             q = thread
             while q < own * n_in:
                 u, i = q // n_in, q % n_in
-                state[k, i * n_hidden + first + u] = shared[unsigned(k * size + w1 + q)]
+                state[unsigned(k * n_parameters + i * n_hidden + first + u)] = shared[unsigned(k * size + w1 + q)]
                 q += n_threads
             u = thread
             while u < own:
-                state[k, n_first + first + u] = shared[unsigned(k * size + b1 + u)]
+                state[unsigned(k * n_parameters + n_first + first + u)] = shared[unsigned(k * size + b1 + u)]
                 u += n_threads
             if block == 0:
                 q = thread
                 while q < n_out * n_hidden:
                     j, h = q // n_hidden, q % n_hidden
-                    state[k, n_first + n_hidden + h * n_out + j] = shared[unsigned(k * size + w2 + q)]
+                    state[unsigned(k * n_parameters + n_first + n_hidden + h * n_out + j)] = shared[
+                        unsigned(k * size + w2 + q)
+                    ]
                     q += n_threads
                 j = thread
                 while j < n_out:
-                    state[k, n_first + n_hidden + n_hidden * n_out + j] = shared[unsigned(k * size + b2 + j)]
+                    state[unsigned(k * n_parameters + n_first + n_hidden + n_hidden * n_out + j)] = shared[
+                        unsigned(k * size + b2 + j)
+                    ]
                     j += n_threads
 
     return steps

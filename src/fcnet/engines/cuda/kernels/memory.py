@@ -23,8 +23,6 @@ from typing import Any
 import numpy as np
 from numba import config, cuda
 
-WORDS = {"float32": 1, "float64": 2}
-"""Places of 8 bytes that a posted number takes, by the program's type."""
 _TAG = np.uint64(32)
 """Bits below the tag."""
 
@@ -88,9 +86,9 @@ compiles, broken = False, ""
 """Whether a GPU's compiler is here, and why the one that is here cannot be used."""
 if not getattr(config, "ENABLE_CUDASIM", 0) and importlib.util.find_spec("numba_cuda"):
     try:
-        real: Any = importlib.import_module("fcnet.engines.cuda.instructions")
+        real: Any = importlib.import_module("fcnet.engines.cuda.kernels.instructions")
         copy, copy_16, wait_for_copies = real.copy, real.copy_16, real.wait_for_copies
         post, take, tagged, number = real.post, real.take, real.tagged, real.number
         compiles = True
-    except Exception as error:  # a numba-cuda that is not whole, or another one; ``device.missing`` tells it
+    except Exception as error:  # a numba-cuda that is not whole, or another one; ``library.missing`` tells it
         broken = f"{type(error).__name__}: {error}"

@@ -8,21 +8,18 @@ from typing import Any
 
 from numba import cuda
 
-from fcnet import optimizers
-from fcnet.engines.contract import Program
-from fcnet.engines.cuda.elementary import Number, unsigned
-
-RULES = (optimizers.SGD_RULE, optimizers.MOMENTUM_RULE, optimizers.NESTEROV_RULE, optimizers.ADAM_RULE)
+from fcnet.engines.cuda.kernels.elementary import Number, unsigned
+from fcnet.optimizers import UpdateRule
 
 
-def learn_of(T: Any, program: Program) -> tuple[Callable[..., Any], Callable[..., None]]:
-    """Two functions of a program's update rule.
+def learn_of(T: Any, rule: UpdateRule) -> tuple[Callable[..., Any], Callable[..., None]]:
+    """Two functions of an update rule.
 
     (numbers, at, own): the rule's coefficients for the parameters that are array ``own`` in the model's order; a step's begin at ``at``.
 
     (numbers, at, size, g, c): the update of the parameter at ``at``, whose slots lie ``size`` and ``2 * size`` on.
     """
-    n = len(program.rule.coefficients)
+    n = len(rule.coefficients)
 
     @cuda.jit(device=True)
     def one(numbers: Any, at: int, own: int) -> Any:
@@ -68,4 +65,4 @@ def learn_of(T: Any, program: Program) -> tuple[Callable[..., Any], Callable[...
         numbers[unsigned(at)] = w - (change + c[8] * w)
 
     rules = {"sgd": sgd, "momentum": momentum, "nesterov": nesterov, "adam": adam}
-    return {1: one, 2: two, 9: nine}[n], rules[program.rule.name]
+    return {1: one, 2: two, 9: nine}[n], rules[rule.name]
