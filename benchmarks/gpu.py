@@ -50,7 +50,7 @@ ROWS = {
     "online, PyTorch": ("torchs", "online", 30),
     "dropout": ("ours", "dropout", 40),
     "dropout, PyTorch": ("torchs", "dropout", 70),
-    "whole": ("ours", "whole", 120),
+    "whole": ("ours", "whole", 140),
     "inference": ("ours", "inference", 75),
     "inference, PyTorch": ("torchs", "inference", 60),
     "crossover": ("ours", "crossover", 60),

@@ -5,6 +5,7 @@ Two trainings with the same identity end with the same bytes on the same machine
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -19,7 +20,7 @@ from fcnet.data.files import shown
 _PACKAGES = {
     "native": ("numpy", "numba", "llvmlite"),
     "xla": ("numpy", "jax", "jaxlib"),
-    "cuda": ("numpy", "numba", "llvmlite", "jax", "jaxlib"),
+    "cuda": ("numpy", "numba-cuda", "numba", "llvmlite"),
 }
 """The packages that an engine's bytes depend on."""
 
@@ -57,7 +58,13 @@ def of_versions(engine: str) -> dict[str, str]:
     """The versions that the bytes of a result depend on."""
     import importlib.metadata  # as much to load as a quarter of all else, and only checkpoints need it
 
-    return {name: importlib.metadata.version(name) for name in ("fcnet", *_PACKAGES.get(engine, ()))}
+    versions = {}
+    for name in ("fcnet", *_PACKAGES.get(engine, ())):
+        with contextlib.suppress(
+            importlib.metadata.PackageNotFoundError
+        ):  # of numba-cuda, where a simulator takes its place
+            versions[name] = importlib.metadata.version(name)
+    return versions
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
