@@ -65,7 +65,9 @@ class Grid:
         self._late = late
         self.running = threading.local()
         self.shared = SimpleNamespace(array=lambda shape, kind: self._own("shared").view(str(kind)))
-        self.local = SimpleNamespace(array=lambda shape, kind: np.full(shape, -1, str(kind)))
+        self.local = SimpleNamespace(
+            array=lambda shape, kind: np.full(8 * shape, 255, np.uint8).view(str(kind))[:shape]
+        )
 
     def jit(self, function: Any = None, **options: Any) -> Any:
         return function or (lambda function: function)

@@ -33,7 +33,7 @@ from fcnet.engines.contract import initial_state
 from fcnet.engines.cuda import device, layout, library
 from fcnet.engines.cuda import engine as module
 from fcnet.engines.cuda.engine import CudaEngine
-from fcnet.engines.cuda.kinds import ACTIVATIONS, kind_of
+from fcnet.engines.cuda.kinds import ACTIVATIONS, kind_of, rows_kind_of
 from fcnet.engines.cuda.library import Kernel, Word
 from fcnet.initializers import glorot_uniform
 from fcnet.layers import FullyConnectedLayer, SoftmaxLayer
@@ -124,6 +124,28 @@ def test_agreement(chip, rule, cost, activation, batch, dtype):
     layers = FullyConnectedLayer(8 if batch == 10 else 9, 7, activation, p / 2, weights=glorot_uniform), LASTS[cost]
     case = Case(layers, cost, RULES[rule], "training", 0.01, 3 * batch + 1, batch, 5, weighted=batch == 7)
     assert_agrees(CudaEngine(threads=40), case, dtype)
+
+
+DEEP = {
+    log_likelihood: (FullyConnectedLayer(7, 5, sigmoid, 0.2, weights=glorot_uniform), SoftmaxLayer(5, 3, 0.5, weights=glorot_uniform)),
+    cross_entropy: (FullyConnectedLayer(7, 4, tanh, weights=glorot_uniform), FullyConnectedLayer(4, 3, sigmoid, weights=glorot_uniform)),
+    quadratic: (FullyConnectedLayer(7, 2, tanh, weights=glorot_uniform),),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("rule", "cost", "activation", "batch"), EVERYTHING)
+def test_agreement_of_blocks_that_have_rows(chip, monkeypatch, rule, cost, activation, batch, dtype):
+    """Two to three layers and more rows than blocks, or fewer; dropout where the last layers have some."""
+    monkeypatch.setattr(module, "CROSSINGS", 0)
+    first = FullyConnectedLayer(9, 7, activation, DEEP[cost][-1].p_dropout / 2, weights=glorot_uniform)
+    case = Case((first, *DEEP[cost]), cost, RULES[rule], "training", 0.01, 3 * batch + 1, batch, 4, weighted=batch == 7)
+    assert_agrees(CudaEngine(threads=40), case, dtype)
+
+
+def test_no_hidden_layer(chip):
+    case = Case((SoftmaxLayer(9, 4, weights=glorot_uniform),), log_likelihood, SGD(0.3), n_rows=31, batch=8, n_steps=6)
+    assert_agrees(CudaEngine(threads=32), case, "float32")
 
 
 def test_one_buffer_and_one_block(chip):
@@ -276,10 +298,12 @@ def test_they_become_what_a_gpu_runs(driver, tmp_path, monkeypatch, dtype):
     """Machine code, which is found on the disk by the next process, without Numba."""
     monkeypatch.setattr(library, "folder", lambda: tmp_path)
     layers = FullyConnectedLayer(784, 100, sigmoid, 0.2), SoftmaxLayer(100, 10, 0.5)
-    kind = kind_of(Case(layers, log_likelihood, AdamW(0.1)).program(dtype), True, 8)
+    program = Case(layers, log_likelihood, AdamW(0.1)).program(dtype)
+    kind = kind_of(program, True, 8)
     tables = "int32", dtype, "uint32", "uint64", dtype, "int64"
     for kernel, takes in (
-        (module._steps(kind), (*4 * [dtype], *tables, *7 * [None])),
+        (module._units_kernel(kind), (*4 * [dtype], *tables, *7 * [None])),
+        (module._rows_kernel(rows_kind_of(program, True)), (*4 * [dtype], *tables, "int64", *7 * [None])),
         (module._outputs(dtype), (dtype, dtype, "int64", dtype, dtype, *5 * [None])),
     ):
         with device.on(CPU):

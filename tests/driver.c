@@ -99,6 +99,11 @@ OWN CUresult cuCtxSynchronize(void) { return depth ? OK : CUDA_ERROR_INVALID_CON
 /* Memory */
 OWN CUresult cuMemGetInfo(size_t *available, size_t *total) { *available = 1ul << 36, *total = 1ul << 37; return OK; }
 OWN CUresult cuMemAlloc(CUdeviceptr *at, size_t n) { return depth ? allocate((void **)at, n) : CUDA_ERROR_INVALID_CONTEXT; }
+OWN CUresult cuMemsetD8(CUdeviceptr at, unsigned char value, size_t n) {
+    if (!depth || !within(at, n)) return CUDA_ERROR_INVALID_VALUE;
+    memset((void *)at, value, n);
+    return OK;
+}
 OWN CUresult cuMemFree(CUdeviceptr at) { return release((void *)at); }
 OWN CUresult cuMemHostAlloc(void **at, size_t n, unsigned flags) { return allocate(at, n); }
 OWN CUresult cuMemFreeHost(void *at) { return release(at); }

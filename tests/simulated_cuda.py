@@ -241,7 +241,8 @@ def test_a_network_is_asked():
     X = np.random.default_rng(0).normal(size=(7, 4)).astype(np.float32)
     expected = network.predict_proba(X, engine="xla", device="cpu")
     np.testing.assert_allclose(network.predict_proba(X, engine="cuda", device="cpu"), expected, rtol=1e-5)
-    with pytest.raises(fcnet.InputError, match="it trains networks with one hidden layer; this one has 2"):
+    network = fcnet.Network([FullyConnectedLayer(4, 300), FullyConnectedLayer(300, 300), SoftmaxLayer(300, 3)], 5)
+    with pytest.raises(fcnet.InputError, match="the weights do not fit into the chip's shared memory"):
         fcnet.train(network, (X, np.arange(7) % 3), epochs=1, engine="cuda", device="cpu", verbose=False)
 
 

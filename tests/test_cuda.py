@@ -20,7 +20,7 @@ from fcnet.activations import linear, mish, relu, tanh
 from fcnet.costs import absolute, cross_entropy, log_likelihood, quadratic
 from fcnet.engines import choose
 from fcnet.engines.contract import Placement, Program, initial_state
-from fcnet.engines.cuda import device, library, tiles
+from fcnet.engines.cuda import device, layout, library, tiles
 from fcnet.engines.cuda import engine as module
 from fcnet.engines.cuda.device import Chip
 from fcnet.engines.cuda.engine import CudaEngine
@@ -31,7 +31,7 @@ from fcnet.initializers import glorot_uniform
 from fcnet.layers import FullyConnectedLayer, SoftmaxLayer
 from fcnet.model import Model
 from fcnet.optimizers import ADAM_RULE, SGD, SGD_RULE, AdamW, Momentum
-from test_conformance import CPU, Case, assert_same_bytes, worst
+from test_conformance import CPU, Case, assert_same_bytes, chunk_of, worst
 
 HOPPER = Chip(multiprocessors=132, shared_bytes=227 << 10)
 GPU = Placement("gpu")
@@ -83,8 +83,8 @@ ARTICLE = network(784, 100, 10)
         (ARTICLE, Placement("gpu", shards=2), "it runs on one GPU; the engine xla shares a batch out."),
         (dataclasses.replace(ARTICLE, members=2), GPU, "it trains one network at a time."),
         (dataclasses.replace(ARTICLE, precision="bf16"), GPU, "it multiplies float32 and float64 numbers; the engine xla rounds to bf16."),
-        (network(784, 10), GPU, "it trains networks with one hidden layer; this one has 0."),
-        (network(784, 30, 30, 10), GPU, "it trains networks with one hidden layer; this one has 2."),
+        (network(784, 100, 100, 10), GPU, "the weights do not fit into the chip's shared memory."),
+        (network(20, 64, 64, 100), GPU, "the weights do not fit into the chip's shared memory."),
         (network(784, 30, 10, hidden=mish), GPU, "the activation mish of layer 0 is not among its own; the engine xla takes any."),
         (network(9, 5, 2, last=FullyConnectedLayer, cost=absolute), GPU, "the cost absolute of sigmoid outputs is not among its own"),
         (network(9, 5, 2, cost=quadratic), GPU, "the cost quadratic of softmax outputs is not among its own"),
@@ -102,6 +102,9 @@ def test_what_it_cannot_do(hopper, program, placement, reason):
         network(784, 100, 10, p=0.5, rule=ADAM_RULE),
         network(20, 64, 2, last=FullyConnectedLayer, cost=cross_entropy),
         network(20, 64, 2, last=lambda i, o: FullyConnectedLayer(i, o, linear), cost=quadratic),
+        network(784, 10),
+        network(20, 64, 64, 2, p=0.5, rule=ADAM_RULE),
+        network(64, 64, 64, 64, 10),
     ],
 )
 def test_what_it_can_do(hopper, program):
@@ -176,8 +179,33 @@ def test_where_it_pays(hopper):
     """Small batches of small networks; a batch that does not fit on the chip is another engine's."""
     assert hopper.pays(ARTICLE, 10, GPU)
     assert hopper.pays(network(20, 64, 2), 256, GPU)
+    assert hopper.pays(network(20, 64, 64, 2), 2048, GPU)
+    assert not hopper.pays(network(20, 64, 64, 2), 4096, GPU)
     assert not hopper.pays(ARTICLE, 512, GPU)
     assert not hopper.pays(network(784, 1024, 10), 32, GPU)
+
+
+@pytest.mark.parametrize(
+    ("program", "batch", "way"),
+    [
+        (ARTICLE, 10, "units"),
+        (ARTICLE, 128, None),  # neither that many rows fit, nor all weights
+        (network(20, 64, 2), 10, "units"),
+        (network(20, 64, 2), 256, "rows"),
+        (network(20, 64, 64, 2), 1, "rows"),
+        (network(784, 2000, 10), 1, "units"),
+    ],
+)
+def test_what_blocks_have(program, batch, way):
+    assert CudaEngine()._way(program, batch, HOPPER) == way
+
+
+@pytest.mark.parametrize(
+    ("batch", "blocks", "shares"),
+    [(256, 132, (128, 2, 45)), (133, 132, (67, 2, 85)), (132, 132, (132, 1, 43)), (10, 132, (10, 1, 564)), (7, 3, (3, 3, 1878)), (1, 132, (1, 1, 5634))],
+)  # fmt: skip
+def test_rows_and_parameters_of_each_block(batch, blocks, shares):
+    assert layout.shares_of(network(20, 64, 64, 2), batch, blocks) == shares
 
 
 @pytest.mark.parametrize(
@@ -280,11 +308,13 @@ def test_outputs_of_several_blocks(monkeypatch, shared_bytes):
             "xla",
             "H200; not cuda: the activation mish of layer 0 is not among its own; the engine xla takes any.",
         ),
+        (network(20, 64, 64, 2), 256, "cuda", "H200"),
+        (network(20, 64, 64, 2), 10_000, "xla", "H200; not cuda: its kernels are for small batches of small networks."),
         (
-            network(784, 30, 30, 10),
+            network(784, 100, 100, 10),
             10,
             "xla",
-            "H200; not cuda: it trains networks with one hidden layer; this one has 2.",
+            "H200; not cuda: the weights do not fit into the chip's shared memory.",
         ),
     ],
 )
@@ -315,7 +345,8 @@ def advanced(monkeypatch, case, n_blocks, n_threads, step, late=False):
     """A case's state and report from a grid of blocks, see ``blocks.py``."""
     grid = blocks.Grid(late)
     pretend(monkeypatch, n_blocks, grid, step)
-    monkeypatch.setattr(module, "_python_of_steps", blocks.loaded("training", grid).kernel_of)
+    for name in ("units", "rows"):
+        monkeypatch.setattr(module, f"_python_of_{name}", blocks.loaded(name, grid).kernel_of)
     engine, program = CudaEngine(threads=n_threads), case.program("float64")
     run = engine.start(program, initial_state(program, case.parameters()), CPU)
     report = engine.advance(run, engine.put(case.part(), program, CPU), case.plan())
@@ -343,6 +374,59 @@ def test_blocks_threads_and_their_order_change_no_byte(monkeypatch, optimizer, p
         states.append(state)
     for state in states[1:]:
         assert_same_bytes(state, states[0])
+
+
+DEEP = {
+    "two hidden layers": (FullyConnectedLayer(6, 7, tanh, 0.3), FullyConnectedLayer(7, 5, relu, 0.2), SoftmaxLayer(5, 3, 0.5, weights=glorot_uniform)),
+    "none": (SoftmaxLayer(6, 3, weights=glorot_uniform),),
+    "values": (FullyConnectedLayer(6, 4, tanh), FullyConnectedLayer(4, 5, tanh), FullyConnectedLayer(5, 2, linear, weights=glorot_uniform)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("layers", "optimizer", "batch", "scaling"),
+    [
+        ("two hidden layers", AdamW(0.01, weight_decay=0.1), 7, "training"),
+        ("two hidden layers", SGD(0.3), 1, "inference"),
+        ("none", SGD(0.3), 4, "training"),
+        ("values", Momentum(0.05), 5, "training"),
+    ],
+)
+def test_blocks_that_have_rows(monkeypatch, layers, optimizer, batch, scaling):
+    """The reference's numbers from any number of blocks; the same bytes from an order of blocks and threads and its reverse, with copies
+    early and late."""
+    cost = quadratic if layers == "values" else log_likelihood
+    case = Case(DEEP[layers], cost, optimizer, scaling, 0.01, 3 * batch + 1, batch, 7, weighted=batch == 7)
+    parameters, _, costs = case.expected()
+    for n_blocks, n_threads in ((1, 5), (3, 5), (4, 70)):
+        states = []
+        for step, late in ((1, False), (-1, True), (1, True)):
+            state, report = advanced(monkeypatch, case, n_blocks, n_threads, step, late)
+            assert worst(state.parameters, parameters) < 1e-12
+            assert worst({"costs": report.costs}, {"costs": costs}) < 1e-12
+            states.append(state)
+        for state in states[1:]:
+            assert_same_bytes(state, states[0])
+
+
+def test_a_bad_step_of_blocks_that_have_rows(monkeypatch):
+    """All blocks see it at once; nothing of it is learnt."""
+    case = Case(DEEP["none"], log_likelihood, Momentum(0.3), n_rows=13, batch=4, n_steps=7)
+    part, plan = case.part(), case.plan()
+    X = part.X.copy()
+    X[11] = np.nan
+    plan.rows[plan.rows == 11] = 10
+    states = []
+    for bad, n_steps in ((True, 7), (False, 3)):
+        if bad:
+            plan.rows[3, 2] = 11
+        monkeypatch.setattr(Case, "part", lambda self: dataclasses.replace(part, X=X))
+        monkeypatch.setattr(Case, "plan", lambda self, n_steps=n_steps: chunk_of(plan, 0, n_steps, 7))
+        state, report = advanced(monkeypatch, case, 3, 40, 1)
+        assert report.bad_step == (3 if bad else -1)
+        assert np.isfinite(report.costs[:3]).all()
+        states.append(state)
+    assert_same_bytes(dataclasses.replace(states[0], step=3), states[1])
 
 
 def test_a_missing_barrier_is_found(monkeypatch):

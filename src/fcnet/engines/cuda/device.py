@@ -194,6 +194,16 @@ def room(size: int, dtype: Any) -> Any:
     return Array(address, size, dtype, _Memory(int(_call("cuCtxGetDevice")), address, "cuMemFree"))
 
 
+def zeros(size: int, dtype: Any) -> Any:
+    """So many zeros on the GPU."""
+    if is_simulated():
+        return np.zeros(size, dtype)
+    there = room(size, dtype)
+    if size:
+        _call("cuMemsetD8", there.address, 0, size * there.dtype.itemsize)
+    return there
+
+
 def to_device(array: NDArray[Any]) -> Any:
     """A copy on the GPU, row after row."""
     array = np.ascontiguousarray(array)

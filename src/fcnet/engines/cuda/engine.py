@@ -1,5 +1,8 @@
 """The fast engine on an NVIDIA GPU, under the engine contract: a chunk of steps is one launch of one kernel, and so is an answer.
 
+There are two kernels for steps. Of a network with one hidden layer each block of threads has some units, and hidden outputs cross over; of
+small networks of any depth each block has some rows, and gradients and parameters do.
+
 Outputs of networks or rows that are better left to matrix units are the general engine's, on the same device, and so are gradients as
 such. It is loaded for them only: a GPU is ready for a kernel in a fraction of the time in which it is ready for JAX.
 """
@@ -7,11 +10,10 @@ such. It is loaded for them only: a GPU is ready for a kernel in a fraction of t
 from __future__ import annotations
 
 import functools
-import math
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +25,8 @@ from fcnet.data.arrays import Part, Rows, check_finite, is_sparse
 from fcnet.engines.contract import Dtype, Engine, Metrics, Placement, Plan, Program, Report, TrainState, accuracy_rule
 from fcnet.engines.cuda import device, layout, tiles
 from fcnet.engines.cuda.device import Chip
-from fcnet.engines.cuda.kinds import ACTIVATIONS, COSTS, RULES, Kind, kind_of
-from fcnet.engines.cuda.layout import group_of, in_groups, places_of
+from fcnet.engines.cuda.kinds import ACTIVATIONS, COSTS, RULES, Kind, RowsKind, kind_of, rows_kind_of
+from fcnet.engines.cuda.layout import group_of, in_groups, layers_of, places_of, rows_places_of, shares_of
 from fcnet.engines.cuda.library import Kernel
 from fcnet.engines.cuda.tiles import Tiles, n_weights, tiles_for
 from fcnet.errors import InputError
@@ -43,6 +45,12 @@ MOST_WEIGHTS = 1 << 20
 """Of a network for whose one row one multiprocessor is enough: it reads so many in some 40 µs."""
 CHUNK_BYTES = 1 << 26
 """Rows, or outputs, that are on the device at a time."""
+MOST_ROWS = 16
+"""Rows of a block up to which it is faster to give each block some than to leave them to matrix units. An estimate too."""
+CROSSINGS = 3
+"""Times that each parameter crosses between blocks that have rows."""
+STEP_TABLES = ("rows", "coefficients", "l2", "dropout", "keys")
+"""Of a plan, what has a line for each step."""
 LINEAR = [one.name for one in ACTIVATIONS].index("linear")
 FEW_NUMBERS = 1 << 14
 """Rows of so many numbers, and as many outputs, stay in the host's memory, where the kernel reaches them."""
@@ -79,6 +87,27 @@ class Run:
 
 
 @dataclass(frozen=True, eq=False)
+class _Launch:
+    """A chunk of steps as a kernel takes it.
+
+    Attributes:
+        blocks, n_bytes: how many blocks, with so many bytes of shared memory each.
+        tables: what each step brings: row indices, numbers, words of dropout.
+        constants: places, and what else stays the same.
+        exchanged: words for posted numbers.
+        numbers: whole numbers after the number of steps.
+    """
+
+    kernel: Kernel
+    blocks: int
+    n_bytes: int
+    tables: tuple[NDArray[Any], ...]
+    constants: tuple[Any, ...]
+    exchanged: int
+    numbers: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
 class Answers:
     """A network as the inference kernel reads it, and the host's memory for few rows and their outputs, as both see it.
 
@@ -94,18 +123,15 @@ class Answers:
 
 
 class CudaEngine:
-    """One kernel on one GPU: for steps of networks with one hidden layer, and for outputs of small networks of any depth; see
-    ``fcnet.engines.contract.Engine``.
+    """One kernel on one GPU for many steps of a small network, and one for its outputs; see ``fcnet.engines.contract.Engine``.
 
     Args:
-        blocks: into so many blocks the hidden units are divided, at most; None for one on each multiprocessor.
+        blocks: into so many blocks hidden units, or rows, are divided, at most; None for one on each multiprocessor.
         threads: of each block, at most as many as the kernels may have; None for these.
     """
 
     name = "cuda"
-    description = (
-        "Numba CUDA: small networks on an NVIDIA GPU; trains one hidden layer, and computes outputs of any number"
-    )
+    description = "CUDA kernels of its own: small networks on an NVIDIA GPU"
 
     def __init__(self, blocks: int | None = None, threads: int | None = None) -> None:
         self._blocks = blocks
@@ -124,12 +150,9 @@ class CudaEngine:
             return reason
         if (capability := device.chip(placement).capability) < CAPABILITY:
             return f"training needs compute capability {CAPABILITY[0]}.{CAPABILITY[1]}; this GPU has {capability[0]}.{capability[1]}."
-        layers = program.model.layers
-        if len(layers) != 2:
-            return f"it trains networks with one hidden layer; this one has {len(layers) - 1}."
         if (reason := tiles.why_not(program.model)) is not None:
             return reason
-        last = layers[1].activation_fn
+        last = program.model.layers[-1].activation_fn
         paired = {log_likelihood: last == softmax, cross_entropy: last == sigmoid}.get(
             program.cost, last in ACTIVATIONS
         )
@@ -139,7 +162,8 @@ class CudaEngine:
             )
         if program.rule not in RULES:
             return f"the update rule {program.rule.name} is not among its own; the engine xla takes any."
-        if not self._fits(program, 1, placement):
+        chip = device.chip(placement)
+        if self._way(program, 1, chip) is None and self._way(program, chip.multiprocessors, chip) is None:
             return "the weights do not fit into the chip's shared memory."
         return None
 
@@ -166,8 +190,11 @@ class CudaEngine:
         """Whether this is better done here than in the general engine: steps of so many rows; None for outputs."""
         if mini_batch_size is None:
             return self._tiles(program, 1, placement) is not None
-        small = 6 * n_weights(program.model) * mini_batch_size <= CROSSOVER_OPERATIONS
-        return small and self._fits(program, mini_batch_size, placement)
+        chip = device.chip(placement)
+        way = self._way(program, mini_batch_size, chip)
+        if way == "rows":
+            return shares_of(program, mini_batch_size, self._most_blocks(chip)).tall <= MOST_ROWS
+        return way == "units" and 6 * n_weights(program.model) * mini_batch_size <= CROSSOVER_OPERATIONS
 
     def put(self, part: Part, program: Program, placement: Placement) -> Data:
         """Rows on the device, dense."""
@@ -198,34 +225,62 @@ class CudaEngine:
 
     def advance(self, run: Run, data: Data, plan: Plan) -> Report:
         """Do a chunk of steps."""
-        program, n_steps, labels = run.program, plan.n_steps, data.part.kind == "labels"
-        dtype, chip = np.dtype(program.dtype), device.chip(run.placement)
-        sizes, batch = _sizes(program), in_groups(plan.rows.shape[1])
-        n_blocks, units = self._division(sizes[1], chip)
-        placed = functools.partial(places_of, program, batch, units, labels=labels)
-        buffers = 2 if dtype.itemsize * placed(buffers=2).end <= chip.shared_bytes else 1
-        places = placed(buffers=buffers)
-        n_bytes = dtype.itemsize * places.end
-        if n_bytes > chip.shared_bytes:
+        program, n_steps, chip, labels = (
+            run.program,
+            plan.n_steps,
+            device.chip(run.placement),
+            data.part.kind == "labels",
+        )
+        way = self._way(program, plan.rows.shape[1], chip)
+        if way is None:
             raise InputError(
-                f"The engine cuda keeps a mini-batch on the chip: {plan.rows.shape[1]} rows and the weights take "
-                f"{n_bytes:,} bytes of {chip.shared_bytes:,}. Use engine='xla', or smaller mini-batches."
+                f"The engine cuda keeps the weights, and a mini-batch, on the chip: {plan.rows.shape[1]:,} rows and these weights "
+                f"take more than {chip.shared_bytes:,} bytes of a multiprocessor. Use engine='xla', or another mini-batch size."
             )
-        tables = _rows(plan, batch), _table(program, plan), _masks(plan)
-        exchange = np.zeros(2 * batch * sizes[1] * dtype.itemsize // 4, np.uint64)
-        kernel = _steps(kind_of(program, labels, group_of(batch)))
+        plan = replace(plan, **{name: getattr(plan, name)[:n_steps] for name in STEP_TABLES})
+        make = self._by_rows if way == "rows" else self._by_units
+        launch = make(program, plan, data.part, labels, chip)
         with device.on(run.placement):
-            there = [device.to_device(table[:n_steps]) for table in tables]
-            report = device.to_device(np.full(n_steps, np.nan, dtype))
-            others = device.to_device(exchange), report, device.to_device(np.array(places))
-            arguments = data.X, data.targets, data.weights, run.state, *there, *others
-            numbers = n_steps, *sizes, batch, units, buffers
-            device.launch(kernel, n_blocks, self._threads, n_bytes, (*arguments, *numbers), together=True)
+            there = [device.to_device(table) for table in launch.tables]
+            report = device.to_device(np.full(n_steps, np.nan, program.dtype))
+            constants = (device.to_device(np.array(array, np.int64)) for array in launch.constants)
+            others = device.zeros(launch.exchanged, np.uint64), report, *constants
+            arguments = data.X, data.targets, data.weights, run.state, *there, *others, n_steps, *launch.numbers
+            device.launch(launch.kernel, launch.blocks, self._threads, launch.n_bytes, arguments, together=True)
             costs = device.to_host(report).astype(np.float64)
         bad = np.flatnonzero(~np.isfinite(costs))
         run.step += n_steps
         run.general = None
         return Report(costs, int(bad[0]) if len(bad) else -1)
+
+    def _by_units(self, program: Program, plan: Plan, part: Part, labels: bool, chip: Chip) -> _Launch:
+        """Each block has some hidden units."""
+        dtype, sizes, batch = np.dtype(program.dtype), _sizes(program), in_groups(plan.rows.shape[1])
+        blocks, units = self._division(sizes[1], chip)
+        placed = functools.partial(places_of, program, batch, units, labels=labels)
+        buffers = 2 if dtype.itemsize * placed(buffers=2).end <= chip.shared_bytes else 1
+        places = placed(buffers=buffers)
+        kernel = _units_kernel(kind_of(program, labels, group_of(batch)))
+        exchanged = 2 * batch * sizes[1] * dtype.itemsize // 4
+        tables = _rows(plan, batch), _table(program, plan), _masks(plan)
+        return _Launch(
+            kernel, blocks, dtype.itemsize * places.end, tables, (places,), exchanged, (*sizes, batch, units, buffers)
+        )
+
+    def _by_rows(self, program: Program, plan: Plan, part: Part, labels: bool, chip: Chip) -> _Launch:
+        """Each block has some rows."""
+        dtype, batch = np.dtype(program.dtype), plan.rows.shape[1]
+        shares = shares_of(program, batch, self._most_blocks(chip))
+        places = rows_places_of(program, shares, self._threads, labels)
+        layers = np.array(layers_of(program, shares.tall)).reshape(-1)
+        weights = plan.rows >= 0 if part.weights is None else np.where(plan.rows >= 0, part.weights[plan.rows], 0.0)
+        mass = weights.sum(axis=1, dtype=np.float64)
+        tables = plan.rows, _table(program, plan, 1.0 / np.where(mass > 0, mass, 1.0)), _masks(plan)
+        exchanged = layout.exchanged(program, shares) * dtype.itemsize // 4
+        widest = max(layer.n_out for layer in program.model.layers)
+        numbers = len(program.model.layers), batch, shares.tall, shares.share, widest, layout.n_parameters(program)
+        kernel = _rows_kernel(rows_kind_of(program, labels))
+        return _Launch(kernel, shares.blocks, dtype.itemsize * places.end, tables, (places, layers), exchanged, numbers)
 
     def evaluate(self, run: Run, data: Data) -> list[Metrics]:
         """Cost and accuracy on data: the network on the device, the costs of its last layer's sums on the host."""
@@ -288,7 +343,7 @@ class CudaEngine:
         assert shares is not None  # since more rows have some
         assert run.answers is not None
         n_bytes = np.dtype(run.program.dtype).itemsize * shares.numbers
-        n_parameters = sum(math.prod(shape) for _, shape in run.program.model.shapes())
+        n_parameters = layout.n_parameters(run.program)
         places = (n_rows, shares.rows, shares.partial_at, shares.weights_at, int(shares.stays))
         arguments = (rows, run.state[:n_parameters], layers, run.answers.keeps, outputs, *places)
         device.launch(_outputs(run.program.dtype), shares.blocks, self._answer_threads, n_bytes, arguments)
@@ -331,26 +386,43 @@ class CudaEngine:
             run.general = self._general.start(run.program, self.snapshot(run), run.placement)
         return run.general
 
+    def _most_blocks(self, chip: Chip) -> int:
+        return min(self._blocks or chip.multiprocessors, chip.multiprocessors)
+
     def _division(self, n_hidden: int, chip: Chip) -> tuple[int, int]:
         """Blocks, and the hidden units of each; the last block may have fewer."""
-        most = min(self._blocks or chip.multiprocessors, chip.multiprocessors, n_hidden)
-        units = -(-n_hidden // most)
+        units = -(-n_hidden // min(self._most_blocks(chip), n_hidden))
         return -(-n_hidden // units), units
 
-    def _fits(self, program: Program, mini_batch_size: int, placement: Placement) -> bool:
-        chip = device.chip(placement)
-        units = self._division(_sizes(program)[1], chip)[1]
-        places = places_of(program, in_groups(mini_batch_size), units, 1, labels=False)
-        return np.dtype(program.dtype).itemsize * places.end <= chip.shared_bytes
+    def _way(self, program: Program, batch: int, chip: Chip) -> Literal["units", "rows"] | None:
+        """What blocks have in steps of so many rows: that of which less crosses between them; None where neither fits on the chip."""
+        model, room = program.model, chip.shared_bytes // np.dtype(program.dtype).itemsize
+        shares = shares_of(program, batch, self._most_blocks(chip))
+        by_rows = rows_places_of(program, shares, self._threads, labels=False).end <= room
+        by_rows = by_rows and model.n_out <= layout.MOST_OUTPUTS
+        if len(model.layers) != 2:
+            return "rows" if by_rows else None
+        n_hidden = model.layers[0].n_out
+        units = self._division(n_hidden, chip)[1]
+        by_units = places_of(program, in_groups(batch), units, 1, labels=False).end <= room
+        if by_units and by_rows:
+            return "rows" if CROSSINGS * layout.n_parameters(program) < batch * n_hidden else "units"
+        return "units" if by_units else "rows" if by_rows else None
 
 
 # --- Kernels ------------------------------------------------------------------------------------------------------------
 
 
-def _python_of_steps(kind: Kind) -> Any:
-    from fcnet.engines.cuda.kernels import training  # imports Numba
+def _python_of_units(kind: Kind) -> Any:
+    from fcnet.engines.cuda.kernels import units  # imports Numba
 
-    return training.kernel_of(kind)
+    return units.kernel_of(kind)
+
+
+def _python_of_rows(kind: RowsKind) -> Any:
+    from fcnet.engines.cuda.kernels import rows  # imports Numba
+
+    return rows.kernel_of(kind)
 
 
 def _python_of_outputs(dtype: Dtype) -> Any:
@@ -359,8 +431,12 @@ def _python_of_outputs(dtype: Dtype) -> Any:
     return inference.kernel_of(dtype)
 
 
-def _steps(kind: Kind) -> Kernel:
-    return Kernel("-".join(["steps", *map(str, kind)]), functools.partial(_python_of_steps, kind))
+def _units_kernel(kind: Kind) -> Kernel:
+    return Kernel("-".join(["units", *map(str, kind)]), functools.partial(_python_of_units, kind))
+
+
+def _rows_kernel(kind: RowsKind) -> Kernel:
+    return Kernel("-".join(["rows", *map(str, kind)]), functools.partial(_python_of_rows, kind))
 
 
 def _outputs(dtype: Dtype) -> Kernel:
@@ -376,15 +452,15 @@ def _rows(plan: Plan, batch: int) -> NDArray[np.int32]:
     return np.pad(plan.rows, [(0, 0), (0, missing)], constant_values=-1).astype(np.int32)
 
 
-def _table(program: Program, plan: Plan) -> NDArray[Any]:
-    """``(length, table_width)``: coefficients of each array, l2, and what is multiplied by where dropout keeps a number."""
+def _table(program: Program, plan: Plan, *more: NDArray[Any]) -> NDArray[Any]:
+    """A line for each step: coefficients of each array, l2, what else is given, and what is multiplied by where dropout keeps a number."""
     gain = 1.0 / (1.0 - plan.dropout) if program.model.dropout_scaling == "training" else np.ones_like(plan.dropout)
     own = [np.stack(program.rule.scaled(tuple(plan.coefficients.T), factors), axis=-1) for factors in plan.factors]
-    return np.column_stack([*own, plan.l2, gain]).astype(program.dtype)
+    return np.column_stack([*own, plan.l2, *more, gain]).astype(program.dtype)
 
 
 def _masks(plan: Plan) -> NDArray[np.uint32]:
-    """``(length, MASK_WORDS)``: both layers' thresholds and keys."""
+    """A line for each step: all layers' thresholds, then their keys."""
     return np.column_stack([counters.drop_threshold(plan.dropout), plan.keys.reshape(len(plan.keys), -1)])
 
 

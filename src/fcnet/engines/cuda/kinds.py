@@ -23,7 +23,7 @@ RULES = (optimizers.SGD_RULE, optimizers.MOMENTUM_RULE, optimizers.NESTEROV_RULE
 
 
 class Kind(NamedTuple):
-    """What the code of a kernel for steps depends on; all else it is given.
+    """What the code of a kernel for steps depends on, whose blocks have units; all else it is given.
 
     Attributes:
         dtype: the type of its numbers.
@@ -42,6 +42,28 @@ class Kind(NamedTuple):
     drops_hidden: bool
     labels: bool
     group: int
+
+
+class RowsKind(NamedTuple):
+    """The same of a kernel whose blocks have rows; activations of hidden layers are arguments.
+
+    Attributes:
+        drops: whether any layer drops inputs.
+    """
+
+    dtype: Dtype
+    rule: str
+    cost: str
+    last: str
+    drops: bool
+    labels: bool
+
+
+def rows_kind_of(program: Program, labels: bool) -> RowsKind:
+    """The kernel that a program of any depth needs."""
+    last = program.model.layers[-1].activation_fn.name
+    drops = any(layer.p_dropout for layer in program.model.layers)
+    return RowsKind(program.dtype, program.rule.name, program.cost.name, last, drops, labels)
 
 
 def kind_of(program: Program, labels: bool, group: int) -> Kind:

@@ -1,4 +1,4 @@
-"""How a chunk of steps lies in a block's shared memory, and what of it each step brings: what host and kernel must see alike."""
+"""How a chunk of steps lies in a block's shared memory, and what of it each step brings: what host and kernels must see alike."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fcnet.engines.contract import Program
+from fcnet.engines.cuda.kinds import ACTIVATIONS
 from fcnet.optimizers import UpdateRule
 
 THREADS = 256
@@ -35,7 +36,7 @@ def in_groups(batch: int) -> int:
     return batch + -batch % group_of(batch)
 
 
-# --- Shared memory ------------------------------------------------------------------------------------------------------
+# --- Blocks that have units ---------------------------------------------------------------------------------------------
 
 
 class Places(NamedTuple):
@@ -103,3 +104,117 @@ def places_of(program: Program, batch: int, units: int, buffers: int, labels: bo
 def table_width(rule: UpdateRule) -> int:
     """Numbers of a step: coefficients of the four arrays, l2, and what is multiplied by where dropout keeps a number, by layer."""
     return ARRAYS * len(rule.coefficients) + 3
+
+
+# --- Blocks that have rows ----------------------------------------------------------------------------------------------
+
+LAYER_LINE = 7
+"""Numbers of a layer in ``layers_of``."""
+MOST_OUTPUTS = 64
+"""Of a network whose blocks have rows: each output sums up its row for itself."""
+
+
+class Shares(NamedTuple):
+    """How rows and parameters are shared out to blocks.
+
+    Attributes:
+        blocks: how many there are.
+        tall: rows of each; the last one may have fewer.
+        share: parameters that each owns; the last ones may own fewer.
+    """
+
+    blocks: int
+    tall: int
+    share: int
+
+
+def shares_of(program: Program, batch: int, most_blocks: int) -> Shares:
+    """Each block has as few rows as can be."""
+    tall = -(-batch // min(batch, most_blocks))
+    blocks = -(-batch // tall)
+    return Shares(blocks, tall, -(-n_parameters(program) // blocks))
+
+
+def n_parameters(program: Program) -> int:
+    """Of all layers."""
+    return sum(layer.n_in * layer.n_out + layer.n_out for layer in program.model.layers)
+
+
+def pitch_of(n_out: int) -> int:
+    """From one input's weights to the next one's: an odd number, so that threads that read a column read from all banks."""
+    return n_out | 1
+
+
+def layers_of(program: Program, tall: int) -> list[tuple[int, ...]]:
+    """Of each layer its inputs and outputs, where its parameters begin among all, where among those in shared memory, their pitch, the
+    activation of a hidden layer, and where its outputs begin among all hidden ones."""
+    lines: list[tuple[int, ...]] = []
+    first, at, hidden = 0, 0, 0
+    for layer in program.model.layers:
+        pitch = pitch_of(layer.n_out)
+        code = ACTIVATIONS.index(layer.activation_fn) if layer.activation_fn in ACTIVATIONS else len(ACTIVATIONS)
+        lines.append((layer.n_in, layer.n_out, first, at, pitch, code, hidden))
+        first += (layer.n_in + 1) * layer.n_out
+        at += (layer.n_in + 1) * pitch
+        hidden += tall * layer.n_out
+    return lines
+
+
+class RowsPlaces(NamedTuple):
+    """Where what begins in a block's shared memory, in numbers; before all that, in words of 4 bytes, two steps' row indices and words of
+    dropout."""
+
+    x: int
+    targets: int
+    row_weights: int
+    table: int
+    parameters: int
+    own: int
+    hidden: int
+    slopes: int
+    sums: int
+    errors: int
+    costs: int
+    partial: int
+    taken: int
+    bundles: int
+    end: int
+
+
+def rows_places_of(program: Program, shares: Shares, threads: int, labels: bool) -> RowsPlaces:
+    """How the shared memory of a block that has rows is laid out."""
+    layers, itemsize = program.model.layers, np.dtype(program.dtype).itemsize
+    n_in, n_out, widest = layers[0].n_in, layers[-1].n_out, max(layer.n_out for layer in layers)
+    blocks, tall, share = shares
+    n_hidden = sum(layer.n_out for layer in layers[:-1])
+    words = 2 * (tall + 3 * len(layers))
+    at = 4 * -(-words // 4) * 4 // itemsize
+    sizes = RowsPlaces(
+        x=2 * tall * n_in,
+        targets=2 * tall * (1 if labels else n_out),
+        row_weights=2 * tall,
+        table=2 * rows_table_width(program),
+        parameters=sum((layer.n_in + 1) * pitch_of(layer.n_out) for layer in layers),
+        own=(1 + len(program.rule.slots)) * share,
+        hidden=tall * n_hidden,
+        slopes=tall * n_hidden,
+        sums=tall * n_out,
+        errors=2 * tall * widest,
+        costs=tall * n_out,
+        partial=max(threads, tall * widest, share),
+        taken=share * (blocks + 1),
+        bundles=BUNDLES + blocks,
+        end=0,
+    )
+    return RowsPlaces(*(at + sum(sizes[:k]) for k in range(len(sizes))))
+
+
+def rows_table_width(program: Program) -> int:
+    """Numbers of a step: coefficients of all arrays, l2, one over the weight of its rows, and dropout's gain of each layer."""
+    n_layers = len(program.model.layers)
+    return 2 * n_layers * len(program.rule.coefficients) + 2 + n_layers
+
+
+def exchanged(program: Program, shares: Shares) -> int:
+    """Places for posted numbers: twice what each block says of each parameter, the parameters, and each block's cost."""
+    return 2 * (shares.blocks**2 * shares.share + n_parameters(program) + shares.blocks)

@@ -9,10 +9,10 @@ from typing import Any
 from numba import cuda
 
 from fcnet.engines.cuda.kernels.elementary import Number, activation_of, unsigned
-from fcnet.engines.cuda.kinds import Kind
+from fcnet.engines.cuda.kinds import Kind, RowsKind
 
 
-def judge_of(T: Any, kind: Kind) -> tuple[Callable[..., Any], Callable[..., Any]]:
+def judge_of(T: Any, kind: Kind | RowsKind) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """Two functions of a kernel's cost, for rows whose ``n`` weighted inputs are at ``z``, and at ``y`` their label, as a number, or their
     ``n`` values.
 

@@ -11,6 +11,7 @@ from numba import cuda, types
 
 from fcnet import activations
 from fcnet.engines.cuda.kernels import memory
+from fcnet.engines.cuda.kinds import ACTIVATIONS
 
 Number = Any
 """A float of the program's type."""
@@ -36,6 +37,18 @@ def divided(number: int, by: int) -> Any:
     """Quotient and remainder of numbers that are not negative, in 32 bits, where a GPU divides several times faster."""
     quotient = np.int64(np.uint32(number) // np.uint32(by))
     return quotient, number - quotient * by
+
+
+@cuda.jit(device=True)
+def inverse_of(by: int) -> Any:
+    """What ``quotient`` divides by."""
+    return ((1 << 32) + by - 1) // by
+
+
+@cuda.jit(device=True)
+def quotient(number: int, inverse: int) -> Any:
+    """``number // by`` in a multiplication: exact while ``number * by < 2**32``, as for any two sizes of shared memory."""
+    return (number * inverse) >> 32
 
 
 # --- Activations -------------------------------------------------------------------------------------------------------
@@ -85,6 +98,34 @@ def activation_of(T: Any, name: str) -> Callable[[Number], tuple[Number, Number]
 
     kernels = {"sigmoid": sigmoid, "tanh": tanh, "relu": relu, "leaky_relu": leaky_relu, "elu": elu, "silu": silu}
     return (kernels | {"gelu": gelu, "linear": linear})[name]
+
+
+def activation_by_code(T: Any) -> Callable[[int, Number], tuple[Number, Number]]:
+    """(code, z) -> f(z), f'(z), of ``ACTIVATIONS[code]``; where a code is none of theirs, z and 1."""
+    one = T(1.0)
+    sigmoid, tanh, relu, leaky_relu, elu, silu, gelu, _ = (
+        activation_of(T, activation.name) for activation in ACTIVATIONS
+    )
+
+    @cuda.jit(device=True)
+    def activate(code: int, z: Number) -> Any:
+        if code == 0:
+            return sigmoid(z)
+        if code == 1:
+            return tanh(z)
+        if code == 2:
+            return relu(z)
+        if code == 3:
+            return leaky_relu(z)
+        if code == 4:
+            return elu(z)
+        if code == 5:
+            return silu(z)
+        if code == 6:
+            return gelu(z)
+        return z, one
+
+    return activate
 
 
 # --- Random bits: ``fcnet.counters`` ------------------------------------------------------------------------------------

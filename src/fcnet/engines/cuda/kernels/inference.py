@@ -19,8 +19,7 @@ from typing import Any
 from numba import cuda
 
 from fcnet.engines.contract import Dtype
-from fcnet.engines.cuda.kernels.elementary import NUMBERS, activation_of, divided, kernel, unsigned
-from fcnet.engines.cuda.kinds import ACTIVATIONS
+from fcnet.engines.cuda.kernels.elementary import NUMBERS, activation_by_code, divided, kernel, unsigned
 from fcnet.engines.cuda.tiles import BLOCKS_OF_A_MULTIPROCESSOR, GROUP, LINE, SOFTMAX, THREADS
 
 DEPTH = 8
@@ -32,28 +31,7 @@ def kernel_of(dtype: Dtype) -> Any:
     """The kernel of a number type; arrays are of one dimension."""
     T, kind = NUMBERS[dtype]
     zero, one = T(0.0), T(1.0)
-    sigmoid, tanh, relu, leaky_relu, elu, silu, gelu, _ = (
-        activation_of(T, activation.name) for activation in ACTIVATIONS
-    )
-
-    @cuda.jit(device=True)
-    def activated(code: int, z: Any) -> Any:
-        """f(z) of ``ACTIVATIONS[code]``; a linear layer's and softmax's are z, for now."""
-        if code == 0:
-            return sigmoid(z)[0]
-        if code == 1:
-            return tanh(z)[0]
-        if code == 2:
-            return relu(z)[0]
-        if code == 3:
-            return leaky_relu(z)[0]
-        if code == 4:
-            return elu(z)[0]
-        if code == 5:
-            return silu(z)[0]
-        if code == 6:
-            return gelu(z)[0]
-        return z
+    activate = activation_by_code(T)
 
     @cuda.jit(device=True)
     def one_layer(shared: Any, weights: Any, w: int, b: int, n_in: int, n_out: int, code: int, keep: Any, tile: int, partial_at: int) -> None:  # fmt: skip
@@ -98,7 +76,7 @@ def kernel_of(dtype: Dtype) -> Any:
             while lane < lanes:
                 total += shared[unsigned(partial_at + (r * lanes + lane) * n_out + j)]
                 lane += 1
-            shared[unsigned(q)] = activated(code, keep * total + weights[unsigned(b + j)])
+            shared[unsigned(q)] = activate(code, keep * total + weights[unsigned(b + j)])[0]
             q += n_threads
         cuda.syncthreads()
 

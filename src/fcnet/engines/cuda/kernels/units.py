@@ -29,7 +29,15 @@ import numpy as np
 from numba import cuda, types
 
 from fcnet.engines.cuda.kernels.costs import judge_of
-from fcnet.engines.cuda.kernels.elementary import NUMBERS, activation_of, bits, kernel, unsigned
+from fcnet.engines.cuda.kernels.elementary import (
+    NUMBERS,
+    activation_of,
+    bits,
+    inverse_of,
+    kernel,
+    quotient,
+    unsigned,
+)
 from fcnet.engines.cuda.kernels.memory import copy, copy_16, number, post, tagged, take, wait_for_copies
 from fcnet.engines.cuda.kernels.updates import learn_of
 from fcnet.engines.cuda.kinds import RULES, Kind
@@ -39,18 +47,6 @@ TILE = 4
 """Inputs of a unit whose gradients a thread sums at once."""
 FEW_OUTPUTS, ROW_LANES = 16, 8
 """Up to how many outputs each one's thread sums up its row for itself; so many threads do it where there are more."""
-
-
-@cuda.jit(device=True)
-def inverse_of(by: int) -> Any:
-    """What ``quotient`` divides by."""
-    return ((1 << 32) + by - 1) // by
-
-
-@cuda.jit(device=True)
-def quotient(number: int, inverse: int) -> Any:
-    """``number // by`` in a multiplication: exact while ``number * by < 2**32``, as for any two sizes of shared memory."""
-    return (number * inverse) >> 32
 
 
 # --- The kernel ---------------------------------------------------------------------------------------------------------
