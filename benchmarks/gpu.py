@@ -50,7 +50,7 @@ ROWS = {
     "online, PyTorch": ("torchs", "online", 30),
     "dropout": ("ours", "dropout", 40),
     "dropout, PyTorch": ("torchs", "dropout", 70),
-    "whole": ("ours", "whole", 140),
+    "whole": ("ours", "whole", 170),
     "inference": ("ours", "inference", 75),
     "inference, PyTorch": ("torchs", "inference", 60),
     "crossover": ("ours", "crossover", 60),
@@ -98,7 +98,7 @@ def surroundings(folder: Path) -> dict[str, str]:
     )
     found.setdefault(
         "XLA_PYTHON_CLIENT_MEM_FRACTION", "0.5"
-    )  # the last row's memory may not be free yet, and Numba needs some
+    )  # the last row's memory may not be free yet, and the engine cuda needs some
     nvcc = shutil.which("nvcc")
     toolkit = Path(nvcc).resolve().parents[1] if nvcc else Path("/usr/local/cuda")
     if toolkit.is_dir() and not {"CUDA_HOME", "CUDA_PATH"} & found.keys():

@@ -94,7 +94,7 @@ OWN CUresult cuCtxPopCurrent(CUcontext *context) {
 }
 OWN CUresult cuCtxGetDevice(CUdevice *device) { *device = 0; return depth ? OK : CUDA_ERROR_INVALID_CONTEXT; }
 OWN CUresult cuCtxGetId(CUcontext context, unsigned long long *id) { *id = 1; return OK; }
-OWN CUresult cuCtxSynchronize(void) { return depth ? OK : CUDA_ERROR_INVALID_CONTEXT; }
+OWN CUresult cuStreamSynchronize(CUstream stream) { return depth && !stream ? OK : CUDA_ERROR_INVALID_CONTEXT; }
 
 /* Memory */
 OWN CUresult cuMemGetInfo(size_t *available, size_t *total) { *available = 1ul << 36, *total = 1ul << 37; return OK; }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import os
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -120,18 +122,30 @@ def test_an_older_gpu_asks_but_does_not_train(hopper, monkeypatch):
     assert str(choice) == "engine xla on gpu (T4; not cuda: training needs compute capability 8.0; this GPU has 7.5.)"
 
 
-def test_without_numba_cuda(monkeypatch):
-    monkeypatch.setattr(library.importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(library, "missing", library.missing.__wrapped__)
-    assert CudaEngine().supports(ARTICLE, GPU) == "it needs numba-cuda; install it with: pip install 'fcnet[gpu]'."
-
-
 @pytest.fixture
 def numba_cuda(monkeypatch, tmp_path):
-    """As if it were installed, and nothing were known of it."""
-    monkeypatch.setattr(library.importlib.util, "find_spec", lambda name: SimpleNamespace(origin=None))
+    """As if it were installed, and a GPU there, and nothing were known of them; what the driver loads."""
+    loaded = []
+
+    def call(name, *arguments):
+        loaded.append(name)
+        return {"cuDriverGetVersion": 99000}.get(name)
+
+    monkeypatch.setattr(device.importlib.util, "find_spec", lambda name: SimpleNamespace(origin=None))
+    monkeypatch.setattr(device, "on", lambda placement: contextlib.nullcontext())
+    monkeypatch.setattr(device, "_call", call)
+    monkeypatch.setattr(device, "_driver", MagicMock())
+    monkeypatch.setattr(device, "_chip_of", lambda index: HOPPER)
     monkeypatch.setattr(library, "folder", lambda: tmp_path)
-    monkeypatch.setattr(library, "missing", library.missing.__wrapped__)
+    monkeypatch.setitem(sys.modules, "cuda.core", MagicMock())
+    for cached in (device._missing, device._function):
+        monkeypatch.setattr(device, cached.__name__, cached.__wrapped__)
+    return loaded
+
+
+def test_without_numba_cuda(numba_cuda, monkeypatch):
+    monkeypatch.setattr(device.importlib.util, "find_spec", lambda name: None)
+    assert CudaEngine().supports(ARTICLE, GPU) == "it needs numba-cuda; install it with: pip install 'fcnet[gpu]'."
 
 
 def test_a_numba_cuda_that_does_not_work(numba_cuda, monkeypatch):
@@ -154,20 +168,26 @@ def test_a_numba_cuda_that_does_not_work(numba_cuda, monkeypatch):
 
 
 def test_instructions_that_this_numba_cuda_does_not_take(numba_cuda, monkeypatch):
-    monkeypatch.setattr(library, "load_compiler", lambda: None)
-    monkeypatch.setitem(sys.modules, "numba.cuda.cudadrv.nvvm", SimpleNamespace(NVVM=lambda: None))
     from fcnet.engines.cuda.kernels import memory
 
     monkeypatch.setattr(memory, "broken", "ImportError: no intrinsic")
-    assert library.missing().startswith("numba-cuda does not work here (RuntimeError: ImportError: no intrinsic)")
+    monkeypatch.setattr(library, "text_of", lambda kernel, takes, capability: kernel.make())
+    assert device._missing().startswith("numba-cuda does not work here (RuntimeError: ImportError: no intrinsic)")
 
 
-def test_one_that_works_is_not_looked_at_again(numba_cuda, monkeypatch):
-    looks = []
-    monkeypatch.setattr(library, "load_compiler", lambda: looks.append(1))
-    monkeypatch.setitem(sys.modules, "numba.cuda.cudadrv.nvvm", SimpleNamespace(NVVM=lambda: None))
-    assert [library.missing(), library.missing()] == [None, None]
-    assert looks == [1]
+def test_a_linker_that_refuses(numba_cuda, monkeypatch):
+    monkeypatch.setattr(library, "text_of", lambda *arguments: ".visible .entry nothing()")
+    linker = MagicMock(side_effect=RuntimeError("Unsupported .version 9.5"))
+    monkeypatch.setitem(sys.modules, "cuda.core", MagicMock(Linker=linker))
+    assert device._missing().startswith("numba-cuda does not work here (RuntimeError: Unsupported .version 9.5)")
+
+
+def test_one_that_works_is_loaded_from_the_disk_the_next_time(numba_cuda, monkeypatch):
+    monkeypatch.setattr(library, "compiled", lambda kernel, takes, capability: (b"nothing", b"code"))
+    assert device._missing() is None
+    monkeypatch.setattr(library, "compiled", None)
+    assert device._missing() is None
+    assert numba_cuda.count("cuModuleLoadData") == 2
 
 
 def test_threads_are_what_the_kernels_may_have():

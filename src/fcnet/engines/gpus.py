@@ -46,14 +46,14 @@ def why_not(seen: Surroundings, said: str = "") -> str:
         if seen.card:
             return "this machine has an NVIDIA GPU, but no driver for it is loaded; install the driver, and run nvidia-smi to check it."
         return "this machine shows no NVIDIA driver; with an NVIDIA GPU, install its driver and 'fcnet[gpu]'."
+    if seen.hidden is not None:
+        return f"the environment says {seen.hidden}, which hides GPUs; unset it."
     if seen.cuda is None:
         return "JAX is installed without GPU support; install it with: pip install 'fcnet[gpu]'."
     oldest = OLDEST_DRIVERS[seen.cuda]
     if seen.driver and seen.driver[:2] < oldest:
         driver, needed = (".".join(map(str, version)) for version in (seen.driver, oldest))
         return f"the NVIDIA driver {driver} is too old for JAX's CUDA {seen.cuda}, which needs {needed} or newer; update the driver."
-    if seen.hidden is not None:
-        return f"the environment says {seen.hidden}, which hides GPUs; unset it."
     answer = f" JAX says: {said}" if said else ""
     return f"JAX's GPU support is installed but found no usable GPU; run nvidia-smi to check driver and GPU.{answer}"
 

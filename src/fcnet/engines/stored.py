@@ -14,12 +14,17 @@ def folder(name: str, sources: Iterable[Path], words: Iterable[str]) -> Path:
     """Within NUMBA_CACHE_DIR, else the user's caches: one for these sources, of which some may be missing, and these words."""
     parts = [source.read_bytes() for source in sorted(sources) if source.exists()]
     digest = hashlib.sha256(b"".join([*parts, "\0".join(words).encode()])).hexdigest()[:16]
-    asked = os.environ.get("NUMBA_CACHE_DIR")
-    if not asked:
-        import platformdirs  # not needed by who has chosen a place
+    return _place() / f"{name}-{digest}"
 
-        asked = platformdirs.user_cache_dir("fcnet")
-    return Path(asked) / f"{name}-{digest}"
+
+def _place() -> Path:
+    if asked := os.environ.get("NUMBA_CACHE_DIR"):
+        return Path(asked)
+    try:
+        import platformdirs  # not needed by who has chosen a place
+    except ImportError:
+        return Path.home() / ".cache" / "fcnet"
+    return Path(platformdirs.user_cache_dir("fcnet"))
 
 
 def read(path: Path) -> tuple[bytes, bytes] | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import importlib.util
 import os
 import weakref
 from collections.abc import Iterator
@@ -21,9 +22,6 @@ from numpy.typing import NDArray
 from fcnet.engines.contract import Placement
 from fcnet.engines.cuda import library
 from fcnet.engines.cuda.library import Kernel
-
-STANDARD_SHARED_BYTES = 48 << 10
-"""Shared memory that any kernel may have; more is asked for."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +43,7 @@ SIMULATED = Chip(multiprocessors=1, shared_bytes=227 << 10)
 """What Numba's simulator is taken for: its barrier over the grid serves one block."""
 
 
+@functools.cache
 def is_simulated() -> bool:
     """Whether the process was started with ``NUMBA_ENABLE_CUDASIM=1``: kernels then run in Python, on the CPU."""
     return os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0")
@@ -52,7 +51,23 @@ def is_simulated() -> bool:
 
 def missing() -> str | None:
     """What is to be installed before kernels can run here; None where all is there."""
-    return None if is_simulated() else library.missing() or _too_old()
+    return None if is_simulated() else _missing()
+
+
+@functools.cache
+def _missing() -> str | None:
+    """Tried once: a kernel that does nothing is compiled, linked, and loaded; where its code is on the disk, nothing of Numba is imported."""
+    if importlib.util.find_spec("numba_cuda") is None:
+        return "it needs numba-cuda; install it with: pip install 'fcnet[gpu]'."
+    if (reason := _too_old()) is not None:
+        return reason
+    try:
+        with on(Placement("gpu")):
+            _function(library.TRIAL, (), 0)
+    except Exception as error:  # whatever a library says that is not whole, or finds no other one
+        said = (str(error).strip() or "no reason given").split("\n")[0][:200]
+        return f"numba-cuda does not work here ({type(error).__name__}: {said}); install it anew with: pip install 'fcnet[gpu]'."
+    return None
 
 
 # --- The driver ---------------------------------------------------------------------------------------------------------
@@ -116,8 +131,7 @@ def _chip_of(index: int) -> Chip:
         return int(_call("cuDeviceGetAttribute", attribute, _call("cuDeviceGet", index)))
 
     capability = has("COMPUTE_CAPABILITY_MAJOR"), has("COMPUTE_CAPABILITY_MINOR")
-    shared_bytes = max(STANDARD_SHARED_BYTES, has("MAX_SHARED_MEMORY_PER_BLOCK_OPTIN"))
-    return Chip(has("MULTIPROCESSOR_COUNT"), shared_bytes, capability)
+    return Chip(has("MULTIPROCESSOR_COUNT"), has("MAX_SHARED_MEMORY_PER_BLOCK_OPTIN"), capability)
 
 
 @functools.cache
@@ -135,17 +149,20 @@ def on(placement: Placement) -> Iterator[None]:
     _call("cuCtxPushCurrent", _context_of(placement.index))
     try:
         yield
-    finally:
-        _call("cuCtxPopCurrent")
+    except BaseException:
+        with contextlib.suppress(RuntimeError):  # the first error is the one to tell
+            _call("cuCtxPopCurrent")
+        raise
+    _call("cuCtxPopCurrent")
 
 
 def free_bytes(placement: Placement) -> int | None:
-    """Of the GPU's memory; None in the simulator."""
+    """Of the GPU's memory; None where the driver does not say, and in the simulator."""
     if is_simulated():
         return None
-    with on(placement):
-        error, free, _ = _driver().cuMemGetInfo()
-    return None if int(error) else int(free)
+    with contextlib.suppress(RuntimeError), on(placement):
+        return int(_call("cuMemGetInfo"))
+    return None
 
 
 # --- Arrays -------------------------------------------------------------------------------------------------------------
@@ -159,18 +176,22 @@ class Array:
         address: the driver's.
         size: how many.
         dtype: of which type.
+        kind: its name, which NumPy takes long to tell.
         owner: whose memory it is; it is freed after the last of its arrays.
     """
 
     address: int
     size: int
     dtype: np.dtype[Any]
+    kind: str
     owner: Any
 
     def __getitem__(self, part: slice) -> Array:
         """A part of them, in place."""
         start, stop, _ = part.indices(self.size)
-        return Array(self.address + start * self.dtype.itemsize, max(0, stop - start), self.dtype, self.owner)
+        return Array(
+            self.address + start * self.dtype.itemsize, max(0, stop - start), self.dtype, self.kind, self.owner
+        )
 
 
 class _Memory:
@@ -189,9 +210,9 @@ def room(size: int, dtype: Any) -> Any:
     """So many numbers on the GPU, still to be written."""
     dtype = np.dtype(dtype)
     if is_simulated():
-        return np.full(size, np.nan, dtype)
+        return np.full(size * dtype.itemsize, 255, np.uint8).view(dtype)
     address = int(_call("cuMemAlloc", max(1, size * dtype.itemsize)))
-    return Array(address, size, dtype, _Memory(int(_call("cuCtxGetDevice")), address, "cuMemFree"))
+    return Array(address, size, dtype, dtype.name, _Memory(int(_call("cuCtxGetDevice")), address, "cuMemFree"))
 
 
 def zeros(size: int, dtype: Any) -> Any:
@@ -206,13 +227,18 @@ def zeros(size: int, dtype: Any) -> Any:
 
 def to_device(array: NDArray[Any]) -> Any:
     """A copy on the GPU, row after row."""
+    there = room(array.size, array.dtype)
+    write(there, array)
+    return there
+
+
+def write(there: Any, array: NDArray[Any]) -> None:
+    """Copy an array, row after row, to as many numbers of its type on the GPU, or to the first of them."""
     array = np.ascontiguousarray(array)
     if is_simulated():
-        return array.reshape(-1).copy()
-    there = room(array.size, array.dtype)
-    if array.size:
+        there[: array.size] = array.reshape(-1)
+    elif array.size:
         _call("cuMemcpyHtoD", there.address, array.ctypes.data, array.nbytes)
-    return there
 
 
 def to_host(array: Any) -> NDArray[Any]:
@@ -238,7 +264,7 @@ def mapped(size: int, dtype: Any) -> tuple[NDArray[Any], Any]:
     memory.owner = owner
     here = np.frombuffer(memory, dtype)
     here[:] = 0
-    return here, Array(int(_call("cuMemHostGetDevicePointer", address, 0)), size, dtype, owner)
+    return here, Array(int(_call("cuMemHostGetDevicePointer", address, 0)), size, dtype, dtype.name, owner)
 
 
 # --- Launches -----------------------------------------------------------------------------------------------------------
@@ -255,9 +281,8 @@ def launch(kernel: Kernel, n_blocks: int, n_threads: int, n_bytes: int, argument
     if is_simulated():
         kernel.make()[n_blocks, n_threads, 0, n_bytes](*arguments)
         return
-    takes = tuple(one.dtype.name if isinstance(one, Array) else None for one in arguments)
+    takes = tuple(one.kind if isinstance(one, Array) else None for one in arguments)
     function = _function(kernel, takes, int(_call("cuCtxGetDevice")))
-    function.allow(n_bytes)
     words: list[int] = []
     for one in arguments:
         words += (0, 0, one.size, one.dtype.itemsize, one.address, one.size, one.dtype.itemsize) if isinstance(one, Array) else (int(one),)  # fmt: skip
@@ -265,34 +290,23 @@ def launch(kernel: Kernel, n_blocks: int, n_threads: int, n_bytes: int, argument
     places = values.ctypes.data + 8 * np.arange(len(values), dtype=np.uint64)
     grid = (n_blocks, 1, 1, n_threads, 1, 1, n_bytes, 0, places.ctypes.data)
     if together:
-        _call("cuLaunchCooperativeKernel", function.handle, *grid)
+        _call("cuLaunchCooperativeKernel", function, *grid)
     else:
-        _call("cuLaunchKernel", function.handle, *grid, 0)
+        _call("cuLaunchKernel", function, *grid, 0)
 
 
 def wait() -> None:
     """Until all that was launched is done."""
     if not is_simulated():
-        _call("cuCtxSynchronize")
-
-
-class _Function:
-    """A kernel's code on a GPU."""
-
-    def __init__(self, module: Any, name: bytes) -> None:
-        self.module = module
-        self.handle = _call("cuModuleGetFunction", module, name)
-        self._allowed = STANDARD_SHARED_BYTES
-
-    def allow(self, n_bytes: int) -> None:
-        """Let it have so much shared memory."""
-        if n_bytes > self._allowed:
-            attribute = _driver().CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-            _call("cuFuncSetAttribute", self.handle, attribute, n_bytes)
-            self._allowed = n_bytes
+        _call("cuStreamSynchronize", 0)
 
 
 @functools.cache
-def _function(kernel: Kernel, takes: tuple[library.Word, ...], index: int) -> _Function:
-    name, code = library.code_of(kernel, takes, _chip_of(index).capability)
-    return _Function(_call("cuModuleLoadData", code), name)
+def _function(kernel: Kernel, takes: tuple[library.Word, ...], index: int) -> Any:
+    """A kernel on a GPU, which may have all the shared memory that there is for a block."""
+    chip = _chip_of(index)
+    name, code = library.code_of(kernel, takes, chip.capability)
+    function = _call("cuModuleGetFunction", _call("cuModuleLoadData", code), name)
+    attribute = _driver().CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+    _call("cuFuncSetAttribute", function, attribute, chip.shared_bytes)
+    return function

@@ -47,6 +47,8 @@ CHUNK_BYTES = 1 << 26
 """Rows, or outputs, that are on the device at a time."""
 MOST_ROWS = 16
 """Rows of a block up to which it is faster to give each block some than to leave them to matrix units. An estimate too."""
+ROWS_AT_A_TIME = 1 << 14
+"""Rows whose cost the host computes at once."""
 CROSSINGS = 3
 """Times that each parameter crosses between blocks that have rows."""
 STEP_TABLES = ("rows", "coefficients", "l2", "dropout", "keys")
@@ -56,14 +58,19 @@ FEW_NUMBERS = 1 << 14
 """Rows of so many numbers, and as many outputs, stay in the host's memory, where the kernel reaches them."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Data:
-    """A part of the data, and its rows, targets and weights on the device as rows of numbers, labels too."""
+    """A part of the data, and its rows, targets and weights on the device as rows of numbers, labels too.
+
+    Attributes:
+        general: the general engine's copy; None where it was never needed.
+    """
 
     part: Part
     X: Any
     targets: Any
     weights: Any
+    general: Any = None
 
 
 @dataclass(eq=False)
@@ -74,6 +81,7 @@ class Run:
         state: the parameters, and each slot's arrays, one after the other.
         general: the general engine's copy; None where the state has changed since, or it was never needed.
         answers: what outputs need; None where none were asked for.
+        few: the host's memory for few rows, and for their outputs, as host and device see it; None likewise.
         lock: answers use one place for few rows, and may be asked for by several threads.
     """
 
@@ -83,6 +91,7 @@ class Run:
     step: int
     general: Any = None
     answers: Answers | None = None
+    few: tuple[tuple[NDArray[Any], Any], tuple[NDArray[Any], Any]] | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -109,17 +118,11 @@ class _Launch:
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """A network as the inference kernel reads it, and the host's memory for few rows and their outputs, as both see it.
-
-    Attributes:
-        sums: the same layers without the last one's activation.
-    """
+    """A network's layers as the inference kernel reads them; ``sums`` are the same without the last one's activation."""
 
     layers: Any
     sums: Any
     keeps: Any
-    few_rows: tuple[NDArray[Any], Any]
-    few_outputs: tuple[NDArray[Any], Any]
 
 
 class CudaEngine:
@@ -217,11 +220,8 @@ class CudaEngine:
     def replace(self, run: Run, parameters: Mapping[str, NDArray[Any]]) -> None:
         """Put other parameters in the place of a run's."""
         with device.on(run.placement):
-            flat = device.to_host(run.state)
-            own = _flat(run.program, parameters)
-            flat[: len(own)] = own
-            run.state = device.to_device(flat)
-        run.general = run.answers = None
+            device.write(run.state, _flat(run.program, parameters).astype(run.program.dtype))
+        run.general = None
 
     def advance(self, run: Run, data: Data, plan: Plan) -> Report:
         """Do a chunk of steps."""
@@ -284,15 +284,16 @@ class CudaEngine:
 
     def evaluate(self, run: Run, data: Data) -> list[Metrics]:
         """Cost and accuracy on data: the network on the device, the costs of its last layer's sums on the host."""
-        program, part = run.program, data.part
-        if self._all_tiles(program, part.n_rows, run.placement) is None:
-            return self._general.evaluate(self._fresh(run), self._general.put(part, program, run.placement))
+        program, n_rows, n_out = run.program, data.part.n_rows, run.program.model.n_out
+        shares = self._all_tiles(program, n_rows, run.placement)
+        if shares is None or program.cost not in COSTS:
+            return self._general.evaluate(self._fresh(run), self._generals(run, data))
         with run.lock, device.on(run.placement):
-            answers, n_out = self._answers_of(run), program.model.n_out
-            there = device.room(part.n_rows * n_out, program.dtype)
-            self._answer(run, answers.sums, data.X, there, part.n_rows)
-            z = device.to_host(there).astype(np.float64).reshape(part.n_rows, n_out)
-        return [_metrics(program, part, z)]
+            there = device.room(n_rows * n_out, program.dtype)
+            answers = self._answers_of(run)
+            self._answer(run, answers, answers.sums, data.X, there, n_rows, shares)
+            z = device.to_host(there).reshape(n_rows, n_out)
+        return [_metrics(program, data.part, z)]
 
     def forward(self, run: Run, X: Rows) -> NDArray[Any]:
         """Outputs for rows without dropout."""
@@ -302,23 +303,31 @@ class CudaEngine:
         check_finite(X, "X")
         outputs = np.empty((n_rows, model.n_out), dtype)
         numbers_of_a_row = max(model.n_in, model.n_out)
-        height = max(1, CHUNK_BYTES // (numbers_of_a_row * outputs.itemsize))
+        height = max(1, min(n_rows, CHUNK_BYTES // (numbers_of_a_row * outputs.itemsize)))
+        few = height * numbers_of_a_row <= FEW_NUMBERS
         with run.lock, device.on(run.placement):
             answers = self._answers_of(run)
+            if few:
+                run.few = run.few or (device.mapped(FEW_NUMBERS, dtype), device.mapped(FEW_NUMBERS, dtype))
+                (rows_here, rows_there), (here, there) = run.few
+            else:
+                rows_there, there = device.room(height * model.n_in, dtype), device.room(height * model.n_out, dtype)
             for start in range(0, n_rows, height):
                 rows = X[start : start + height]
                 rows = np.asarray(rows.toarray() if is_sparse(rows) else rows, dtype)
                 into = outputs[start : start + height].reshape(-1)
-                if max(rows.size, into.size) <= FEW_NUMBERS:
-                    (rows_here, rows_there), (here, there) = answers.few_rows, answers.few_outputs
+                shares = self._all_tiles(run.program, len(rows), run.placement)
+                assert shares is not None  # since more rows have some
+                if few:
                     rows_here[: rows.size] = rows.reshape(-1)
-                    self._answer(run, answers.layers, rows_there, there, len(rows))
+                else:
+                    device.write(rows_there, rows)
+                self._answer(run, answers, answers.layers, rows_there, there, len(rows), shares)
+                if few:
                     device.wait()
                     into[:] = here[: into.size]
                 else:
-                    there = device.room(into.size, dtype)
-                    self._answer(run, answers.layers, device.to_device(rows), there, len(rows))
-                    into[:] = device.to_host(there)
+                    into[:] = device.to_host(there[: into.size])
         return outputs
 
     def _answers_of(self, run: Run) -> Answers:
@@ -328,24 +337,17 @@ class CudaEngine:
             table = tiles.table_of(model)
             sums = table.copy()
             sums[-1, -1] = LINEAR
-            run.answers = Answers(
-                device.to_device(table),
-                device.to_device(sums),
-                device.to_device(tiles.keeps_of(model).astype(dtype)),
-                device.mapped(FEW_NUMBERS, dtype),
-                device.mapped(FEW_NUMBERS, dtype),
-            )
+            keeps = tiles.keeps_of(model).astype(dtype)
+            run.answers = Answers(*(device.to_device(array) for array in (table, sums, keeps)))
         return run.answers
 
-    def _answer(self, run: Run, layers: Any, rows: Any, outputs: Any, n_rows: int) -> None:
+    def _answer(
+        self, run: Run, answers: Answers, layers: Any, rows: Any, outputs: Any, n_rows: int, shares: Tiles
+    ) -> None:
         """One launch: rows that lie one after the other become outputs, or the last layer's sums, that do."""
-        shares = self._all_tiles(run.program, n_rows, run.placement)
-        assert shares is not None  # since more rows have some
-        assert run.answers is not None
         n_bytes = np.dtype(run.program.dtype).itemsize * shares.numbers
-        n_parameters = layout.n_parameters(run.program)
         places = (n_rows, shares.rows, shares.partial_at, shares.weights_at, int(shares.stays))
-        arguments = (rows, run.state[:n_parameters], layers, run.answers.keeps, outputs, *places)
+        arguments = (rows, run.state[: layout.n_parameters(run.program)], layers, answers.keeps, outputs, *places)
         device.launch(_outputs(run.program.dtype), shares.blocks, self._answer_threads, n_bytes, arguments)
 
     def _tiles(self, program: Program, n_rows: int, placement: Placement) -> Tiles | None:
@@ -366,8 +368,7 @@ class CudaEngine:
 
     def cost_and_gradient(self, run: Run, data: Data, l2: float = 0.0) -> tuple[float, dict[str, NDArray[Any]]]:
         """Mean cost without dropout + 0.5 * l2 * sum(w^2), and its gradient."""
-        there = self._general.put(data.part, run.program, run.placement)
-        return self._general.cost_and_gradient(self._fresh(run), there, l2)
+        return self._general.cost_and_gradient(self._fresh(run), self._generals(run, data), l2)
 
     def snapshot(self, run: Run) -> TrainState:
         """The state, copied to the host."""
@@ -385,6 +386,12 @@ class CudaEngine:
         if run.general is None:
             run.general = self._general.start(run.program, self.snapshot(run), run.placement)
         return run.general
+
+    def _generals(self, run: Run, data: Data) -> Any:
+        """The general engine's copy of the data."""
+        if data.general is None:
+            data.general = self._general.put(data.part, run.program, run.placement)
+        return data.general
 
     def _most_blocks(self, chip: Chip) -> int:
         return min(self._blocks or chip.multiprocessors, chip.multiprocessors)
@@ -467,21 +474,29 @@ def _masks(plan: Plan) -> NDArray[np.uint32]:
 # --- Costs of sums ------------------------------------------------------------------------------------------------------
 
 
-def _metrics(program: Program, part: Part, z: NDArray[np.float64]) -> Metrics:
-    """Mean cost and accuracy of rows whose last layer's weighted inputs are z ``(n_rows, n_out)``."""
-    scored = accuracy_rule(program, part.kind)
-    weights = np.ones(len(z)) if part.weights is None else np.asarray(part.weights, np.float64)
-    a = program.model.layers[-1].activation_fn.function(z)
-    targets = np.eye(z.shape[1])[part.y] if part.kind == "labels" else np.asarray(part.y, np.float64)
-    present = weights > 0
-    costs = np.where(present, program.cost(z, a, targets) * weights, 0.0)
-    cost = float(costs.sum() / weights.sum())
-    if scored is None:
-        return Metrics(cost, None)
-    right = (
-        a.argmax(axis=1) == targets.argmax(axis=1) if scored == "argmax" else (a[:, 0] > 0.5) == (targets[:, 0] > 0.5)
-    )
-    return Metrics(cost, float(weights[right].sum() / weights.sum()))
+def _metrics(program: Program, part: Part, z: NDArray[Any]) -> Metrics:
+    """Mean cost and accuracy of rows whose last layer's weighted inputs are z ``(n_rows, n_out)``, some rows at a time."""
+    scored, activation = accuracy_rule(program, part.kind), program.model.layers[-1].activation_fn
+    one_hot = np.eye(z.shape[1]) if part.kind == "labels" else None
+    cost = right = total = 0.0
+    for start in range(0, len(z), ROWS_AT_A_TIME):
+        rows = slice(start, start + ROWS_AT_A_TIME)
+        sums, y = z[rows].astype(np.float64), part.y[rows]
+        weights = np.ones(len(sums)) if part.weights is None else np.asarray(part.weights[rows], np.float64)
+        targets = np.asarray(y, np.float64) if one_hot is None else one_hot[y]
+        with np.errstate(all="ignore"):  # of a network that has diverged
+            a = (
+                sums if activation == softmax else activation.function(sums)
+            )  # its cost reads z, and its largest output is z's
+            costs = np.where(weights > 0, program.cost(sums, a, targets) * weights, 0.0)
+        cost += float(costs.sum())
+        total += float(weights.sum())
+        if scored == "argmax":
+            labels = y if one_hot is not None else targets.argmax(axis=1)
+            right += float(weights[a.argmax(axis=1) == labels].sum())
+        elif scored == "threshold":
+            right += float(weights[(a[:, 0] > 0.5) == (targets[:, 0] > 0.5)].sum())
+    return Metrics(cost / total, None if scored is None else right / total)
 
 
 # --- Arrays as one row of numbers: w1, b1, w2, b2 -----------------------------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -39,11 +40,15 @@ Word = str | None
 @functools.cache
 def folder() -> Path:
     """Where code lies: one folder for these sources and this compiler."""
-    sources = [*Path(__file__).parent.rglob("*.py"), Path(__file__).parents[2] / "activations.py"]
-    compiler = importlib.util.find_spec("numba_cuda")
-    if compiler is not None and compiler.origin is not None:
-        sources += [Path(compiler.origin).with_name(name) for name in ("VERSION", "_version.py")]
-    return stored.folder("cuda", sources, ())
+    package = Path(__file__).parents[2]
+    sources = [*Path(__file__).parent.rglob("*.py"), package / "activations.py", package / "optimizers.py"]
+    compiler, installed = importlib.util.find_spec("numba_cuda"), []
+    if (
+        compiler is not None and compiler.origin is not None
+    ):  # which versions there are of all that compiles: their folders' names
+        found = Path(compiler.origin).parents[1].glob("*.dist-info")
+        installed = sorted(one.name for one in found if one.name.startswith(("numba", "llvmlite", "cuda_", "nvidia_")))
+    return stored.folder("cuda", sources, [*installed, os.environ.get("CUDA_HOME", "")])
 
 
 def code_of(kernel: Kernel, takes: Sequence[Word], capability: tuple[int, int]) -> tuple[bytes, bytes]:
@@ -60,7 +65,7 @@ def code_of(kernel: Kernel, takes: Sequence[Word], capability: tuple[int, int]) 
 
 
 def text_of(kernel: Kernel, takes: Sequence[Word], capability: tuple[int, int]) -> str:
-    """A kernel as PTX; where there is no driver, ``numba.cuda`` must not ask for the GPU that functions are compiled for."""
+    """A kernel as PTX. Numba asks for the GPU that this thread speaks to, for functions that a kernel calls."""
     load_compiler()
     from numba import cuda, types
 
@@ -84,28 +89,16 @@ def compiled(kernel: Kernel, takes: Sequence[Word], capability: tuple[int, int])
     return name.encode(), bytes(code)
 
 
-@functools.cache
-def missing() -> str | None:
-    """What is to be installed before kernels can run here; None where all is there."""
-    if importlib.util.find_spec("numba_cuda") is None:
-        return "it needs numba-cuda; install it with: pip install 'fcnet[gpu]'."
-    works = folder() / "compiler"
-    if stored.read(works):
-        return None
-    try:
-        load_compiler()
-        from numba.cuda.cudadrv.nvvm import NVVM
+def _python_of_trial() -> Any:
+    from fcnet.engines.cuda.kernels import memory, trial  # imports Numba
 
-        from fcnet.engines.cuda.kernels import memory
+    if memory.broken:
+        raise RuntimeError(memory.broken)
+    return trial.nothing
 
-        NVVM()
-        if memory.broken:
-            raise RuntimeError(memory.broken)
-    except Exception as error:  # whatever a library says that is not whole, or finds no other one
-        said = (str(error).strip() or "no reason given").split("\n")[0][:200]
-        return f"numba-cuda does not work here ({type(error).__name__}: {said}); install it anew with: pip install 'fcnet[gpu]'."
-    stored.write(works, b"", b"works")
-    return None
+
+TRIAL = Kernel("trial", _python_of_trial)
+"""A kernel that does nothing, by which it is seen whether all is here that compiles and links."""
 
 
 @functools.cache
