@@ -178,10 +178,11 @@ WORK = {
 
 
 def data(n_in: int, n_rows: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """MNIST's training rows where they are, with columns of zeros up to ``n_in``; else rows as dense as they are."""
+    """MNIST's training rows where they are, ``n_in`` columns of them and then of zeros; else rows as dense as they are."""
     rows, labels = mnist() or _noise(n_rows)
     rows, labels = (np.resize(array, (n_rows, *array.shape[1:])) for array in (rows, labels))
-    return np.ascontiguousarray(np.pad(rows, [(0, 0), (0, n_in - 784)])), labels
+    rows = rows[:, 784 // 2 - n_in // 2 :][:, :n_in] if n_in < 784 else np.pad(rows, [(0, 0), (0, n_in - 784)])
+    return np.ascontiguousarray(rows), labels
 
 
 def asked(

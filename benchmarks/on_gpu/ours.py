@@ -86,7 +86,8 @@ class Training:
         placement = Placement(device, deterministic=deterministic)
         if (reason := engine.supports(program, placement)) is not None:
             raise RuntimeError(reason)
-        self.engine, self.part = engine, Part(*data(sizes[0], n_rows))
+        X, y = data(sizes[0], n_rows)
+        self.engine, self.part = engine, Part(X, y % sizes[-1])
         self.steps = Steps(n_rows, batch, seeded_order(0, n_rows), True, 0, 100, penalty_per_mini_batches(0.0, 1), model, optimizer)  # fmt: skip
         self.plan = self.steps.plan(0)
         self.data = engine.put(self.part, program, placement)
@@ -141,15 +142,17 @@ def conformance(bench: Bench) -> Iterator[Figure]:
     updates = (optimizers.SGD(0.03), optimizers.Momentum(0.03), optimizers.AdamW(0.003))
     blocks = (1,) if bench.device == "cpu" else (1, 4, None)
     engines = {
-        **{f"cuda, {n or 'all'} blocks": (functools.partial(cuda_engine, n, 16 if bench.device == "cpu" else 256), (one,), ("float32",)) for n in blocks},
+        **{f"cuda, {n or 'all'} blocks": (functools.partial(cuda_engine, n, 16 if bench.device == "cpu" else 256), (one, three), ("float32",)) for n in blocks},
         "xla": (XlaEngine, (one, three), tuple(TOLERANCES)),
     }  # fmt: skip
     for who, (make, networks, precisions) in engines.items():
         for precision in precisions:
             off, same, missing = 0.0, True, ""
             every = updates if precision == "float32" else updates[:1]
-            asked = [(networks[-1], update, 8) for update in every] + [(networks[-1], updates[0], 1)]
-            asked += [(networks[0], updates[0], 10)]  # other batches are other code
+            asked = [(network, update, 8) for network in networks for update in every]
+            asked += [(network, updates[0], 1) for network in networks] + [
+                (one, updates[0], 10)
+            ]  # other batches are other code
             for layers, update, batch in asked:
                 case = Case(layers, costs.log_likelihood, update, "training", 0.01, n_rows=57, batch=batch, n_steps=bench.count(20, 4))  # fmt: skip
                 program = replace(case.program("float32"), precision=precision)
@@ -245,12 +248,15 @@ def nielsen(bench: Bench) -> Iterator[Figure]:
 def crossover(bench: Bench) -> Iterator[Figure]:
     """From where on the general engine is the faster one: both, on growing networks and batches."""
     engines: dict[str, Any] = {"xla": XlaEngine} if bench.device == "cpu" else {"cuda": cuda_engine, "xla": XlaEngine}
-    for n_hidden, batch in ((30, 10), (100, 1), (100, 32), (300, 10), (300, 32), (1000, 10)):
-        sizes = bench.sizes((784, n_hidden, 10))
+    tables = [((20, 64, 64, 2), batch) for batch in (32, 256, 1024)] + [((20, 64, 2), 256), ((64, 128, 10), 64)]
+    images = [((784, n_hidden, 10), batch) for n_hidden, batch in ((30, 10), (100, 1), (100, 32), (300, 10), (300, 32), (1000, 10))]  # fmt: skip
+    for whole_sizes, batch in tables + images:
+        sizes = bench.sizes(whole_sizes)
         work = operations(sizes, batch)
         for name, engine in engines.items():
-            make = lambda e=engine, s=sizes, b=batch: Training(e(), bench.device, s, b, bench.count(16_000, 64))  # noqa: E731
-            yield _measured(bench, f"784-{n_hidden}-10, batch {batch}", f"fcnet {name}", make, 1e6, "µs a step", operations=work)  # fmt: skip
+            make = lambda e=engine, s=sizes, b=batch: Training(e(), bench.device, s, b, max(b, bench.count(16_000, 64)))  # noqa: E731
+            what = f"{'-'.join(map(str, whole_sizes))}, batch {batch}"
+            yield _measured(bench, what, f"fcnet {name}", make, 1e6, "µs a step", operations=work)
 
 
 def scan(bench: Bench) -> Iterator[Figure]:

@@ -108,7 +108,7 @@ def train(
         dropout_scaling: "training" (the field's inverted dropout) or "inference" (the article's), see ``fcnet.layers``.
         monitor: "accuracy" (highest is best, for classes the default) or "cost" (lowest is best). Of equals the later wins.
         seed: decides order and dropout masks. The same seed gives the same run.
-        engine: "auto", "native" (a CPU, fcnet's own activations), "cuda" (an NVIDIA GPU, small networks with one hidden layer) or
+        engine: "auto", "native" (a CPU, fcnet's own activations), "cuda" (an NVIDIA GPU, small networks) or
             "xla" (CPU and GPU, any activation).
         device: "auto", "cpu", "gpu", "gpu:1", or "gpus": all there are, each with a part of every mini-batch's rows.
         n_threads: threads of the native engine at most; by default what OMP_NUM_THREADS or NUMBA_NUM_THREADS says, else one

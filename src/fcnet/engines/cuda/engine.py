@@ -4,7 +4,7 @@ There are two kernels for steps. Of a network with one hidden layer each block o
 small networks of any depth each block has some rows, and gradients and parameters do.
 
 Outputs of networks or rows that are better left to matrix units are the general engine's, on the same device, and so are gradients as
-such. It is loaded for them only: a GPU is ready for a kernel in a fraction of the time in which it is ready for JAX.
+such. It is loaded for them only: importing JAX, and its search for GPUs, take longer than a small training.
 """
 
 from __future__ import annotations
