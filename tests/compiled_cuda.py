@@ -356,8 +356,8 @@ def test_they_become_what_a_gpu_runs(driver, tmp_path, monkeypatch, dtype):
     kind = kind_of(program, True, 8)
     tables = "int32", dtype, "uint32", "uint64", dtype, "int64"
     for kernel, takes in (
-        (module._units_kernel(kind), (*4 * [dtype], *tables, *7 * [None])),
-        (module._rows_kernel(rows_kind_of(program, True)), (*4 * [dtype], *tables, "int64", *7 * [None])),
+        (module._units_kernel(kind), (*4 * [dtype], *tables, *8 * [None])),
+        (module._rows_kernel(rows_kind_of(program, True)), (*4 * [dtype], *tables, "int64", *8 * [None])),
         (module._outputs(dtype), (dtype, dtype, "int64", dtype, dtype, *5 * [None])),
     ):
         with device.on(CPU):

@@ -429,6 +429,26 @@ def test_blocks_that_have_rows(monkeypatch, layers, optimizer, batch, scaling):
             assert_same_bytes(state, states[0])
 
 
+@pytest.mark.parametrize("layers", [DEEP["two hidden layers"], DEEP["two hidden layers"][::2]], ids=["rows", "units"])
+@pytest.mark.parametrize("before", [0, layout.LAP - 4])
+def test_chunks_of_one_run(monkeypatch, layers, before):
+    """What was posted in an earlier launch is still there, and is not taken for what is to come; tags begin anew when there are no more."""
+    if len(layers) == 2:
+        layers = layers[0], dataclasses.replace(layers[1], n_in=7)
+    case = Case(layers, log_likelihood, Momentum(0.05), "training", n_rows=20, batch=5, n_steps=8)
+    grid = blocks.Grid()
+    pretend(monkeypatch, 3, grid, 1)
+    for name in ("units", "rows"):
+        monkeypatch.setattr(module, f"_python_of_{name}", blocks.loaded(name, grid).kernel_of)
+    engine, program, plan = CudaEngine(threads=40), case.program("float64"), case.plan()
+    data, parameters = engine.put(case.part(), program, CPU), case.expected()[0]
+    run = engine.start(program, dataclasses.replace(initial_state(program, case.parameters()), step=before), CPU)
+    for start, n_steps in ((0, 3), (3, 1), (4, 4)):
+        engine.advance(run, data, chunk_of(plan, start, n_steps, 8))
+    assert worst(engine.snapshot(run).parameters, parameters) < 1e-12
+    assert run.step == before + 8
+
+
 def test_a_bad_step_of_blocks_that_have_rows(monkeypatch):
     """All blocks see it at once; nothing of it is learnt."""
     case = Case(DEEP["none"], log_likelihood, Momentum(0.3), n_rows=13, batch=4, n_steps=7)

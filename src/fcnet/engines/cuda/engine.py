@@ -81,6 +81,7 @@ class Run:
         state: the parameters, and each slot's arrays, one after the other.
         general: the general engine's copy; None where the state has changed since, or it was never needed.
         answers: what outputs need; None where none were asked for.
+        exchange: places for what blocks post, and what for; None before the first step.
         few: the host's memory for few rows, and for their outputs, as host and device see it; None likewise.
         lock: answers use one place for few rows, and may be asked for by several threads.
     """
@@ -91,6 +92,7 @@ class Run:
     step: int
     general: Any = None
     answers: Answers | None = None
+    exchange: tuple[Any, Any] | None = None
     few: tuple[tuple[NDArray[Any], Any], tuple[NDArray[Any], Any]] | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -244,8 +246,21 @@ class CudaEngine:
             there = [device.to_device(table) for table in launch.tables]
             report = device.to_device(np.full(n_steps, np.nan, program.dtype))
             constants = (device.to_device(np.array(array, np.int64)) for array in launch.constants)
-            others = device.zeros(launch.exchanged, np.uint64), report, *constants
-            arguments = data.X, data.targets, data.weights, run.state, *there, *others, n_steps, *launch.numbers
+            size = launch.kernel.name, launch.blocks, launch.exchanged
+            if run.exchange is None or run.exchange[0] != size:
+                run.exchange = size, device.zeros(launch.exchanged, np.uint64)
+            others = run.exchange[1], report, *constants
+            arguments = (
+                data.X,
+                data.targets,
+                data.weights,
+                run.state,
+                *there,
+                *others,
+                n_steps,
+                run.step,
+                *launch.numbers,
+            )
             device.launch(launch.kernel, launch.blocks, self._threads, launch.n_bytes, arguments, together=True)
             costs = device.to_host(report).astype(np.float64)
         bad = np.flatnonzero(~np.isfinite(costs))

@@ -20,6 +20,8 @@ GROUPS = (1, 4, 5, 8)
 """Rows that a thread may multiply with a weight that it has read."""
 BUNDLES = 8
 """Threads that sum a batch's costs."""
+LAP = 1 << 31
+"""So many steps have different tags."""
 ARRAYS = 4
 """w1, b1, w2, b2."""
 MASK_WORDS = 6

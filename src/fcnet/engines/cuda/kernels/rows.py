@@ -35,7 +35,7 @@ from fcnet.engines.cuda.kernels.elementary import (
 from fcnet.engines.cuda.kernels.memory import copy, number, post, tagged, take, wait_for_copies
 from fcnet.engines.cuda.kernels.updates import learn_of
 from fcnet.engines.cuda.kinds import RULES, RowsKind
-from fcnet.engines.cuda.layout import BUNDLES, LAYER_LINE, THREADS
+from fcnet.engines.cuda.layout import BUNDLES, LAP, LAYER_LINE, THREADS
 
 DEPTH = 8
 """Posted numbers of a thread that are under way at once."""
@@ -114,16 +114,17 @@ def kernel_of(kind: RowsKind) -> Any:
             found[k] = number((low[k], high[k]), zero)
 
     @kernel(THREADS, 1)
-    def steps(X: Any, targets: Any, weights: Any, state: Any, rows: Any, table: Any, masks: Any, exchange: Any, report: Any, places: Any, layers: Any, n_steps: int, n_layers: int, batch: int, tall: int, share: int, widest: int, n_parameters: int) -> None:  # fmt: skip
+    def steps(X: Any, targets: Any, weights: Any, state: Any, rows: Any, table: Any, masks: Any, exchange: Any, report: Any, places: Any, layers: Any, n_steps: int, done: int, n_layers: int, batch: int, tall: int, share: int, widest: int, n_parameters: int) -> None:  # fmt: skip
         """Steps 0 to n_steps - 1 of the tables, or until a cost is not finite. All blocks must be there at once, as they wait for each other.
 
         Args:
             X, targets, weights: all rows; a row's target is its label, as a number, or ``n_out`` values.
             state: the parameters and their slots, one after the other.
             rows, table, masks: of each step ``batch`` row indices, ``rows_table_width`` numbers, and thresholds and keys of all layers.
-            exchange: places for posted numbers, see ``exchanged``, all 0.
+            exchange: places for posted numbers, see ``exchanged``, 0 or of earlier steps.
             report: where the costs go.
             places, layers: ``RowsPlaces``; ``layers_of``, ``LAYER_LINE`` numbers a layer.
+            done: steps before these.
             tall: rows of a block.
             share: parameters of a block.
             widest: units of the widest layer.
@@ -169,7 +170,7 @@ def kernel_of(kind: RowsKind) -> Any:
             fetch(X, targets, weights, rows, table, masks, shared, words, 0, n_steps, n_in, n_out, batch, first, tall, x_at, y_at, row_weights_at, table_at, width, n_words)  # fmt: skip
 
         for step in range(n_steps):
-            turn, tag = step % 2, unsigned(step + 1)
+            turn, tag = step % 2, unsigned((done + step) % LAP + 1)
             x, y, row_weights = x_at + turn * tall * n_in, y_at + turn * tall * n_targets, row_weights_at + turn * tall
             c, drawn = table_at + turn * width, 2 * tall + turn * n_words
             l2_at = c + 2 * n_layers * n_coefficients

@@ -41,7 +41,7 @@ from fcnet.engines.cuda.kernels.elementary import (
 from fcnet.engines.cuda.kernels.memory import copy, copy_16, number, post, tagged, take, wait_for_copies
 from fcnet.engines.cuda.kernels.updates import learn_of
 from fcnet.engines.cuda.kinds import RULES, Kind
-from fcnet.engines.cuda.layout import ARRAYS, BUNDLES, FOLD, LANES, MASK_WORDS, OUTPUT_LANES, THREADS, table_width
+from fcnet.engines.cuda.layout import ARRAYS, BUNDLES, FOLD, LANES, LAP, MASK_WORDS, OUTPUT_LANES, THREADS, table_width
 
 TILE = 4
 """Inputs of a unit whose gradients a thread sums at once."""
@@ -224,16 +224,17 @@ def kernel_of(kind: Kind) -> Any:
             j += cuda.blockDim.x
 
     @kernel(THREADS, 1)
-    def steps(X: Any, targets: Any, weights: Any, state: Any, rows: Any, table: Any, masks: Any, exchange: Any, report: Any, places: Any, n_steps: int, n_in: int, n_hidden: int, n_out: int, batch: int, units: int, buffers: int) -> None:  # fmt: skip
+    def steps(X: Any, targets: Any, weights: Any, state: Any, rows: Any, table: Any, masks: Any, exchange: Any, report: Any, places: Any, n_steps: int, done: int, n_in: int, n_hidden: int, n_out: int, batch: int, units: int, buffers: int) -> None:  # fmt: skip
         """Steps 0 to n_steps - 1 of the tables, or until a cost is not finite. Arrays are rows of numbers. All blocks must be there at once, as they wait for each other.
 
         Args:
             X, targets, weights: all rows; a row's target is its label, as a number, or ``n_out`` values.
             state: w1, b1, w2, b2, and so their slots, one after the other.
             rows, table, masks: of each step ``batch`` row indices, ``table_width`` numbers and ``MASK_WORDS`` words.
-            exchange: two places for ``batch * n_hidden`` posted numbers, all 0.
+            exchange: two places for ``batch * n_hidden`` posted numbers, 0 or of earlier steps.
             report: where the costs go.
             places: ``Places``.
+            done: steps before these.
         """
         shared, words = cuda.shared.array(0, Float), cuda.shared.array(0, types.uint32)
         thread, n_threads, block = cuda.threadIdx.x, cuda.blockDim.x, cuda.blockIdx.x
@@ -287,7 +288,7 @@ def kernel_of(kind: Kind) -> Any:
 
         pending = False  # whether the last layer is still to learn what the step before has found
         for step in range(n_steps + 1):
-            turn = step % 2
+            turn, tag = step % 2, unsigned((done + step) % LAP + 1)
             here = turn if buffers == 2 else 0
             there = 1 - turn if buffers == 2 else 0
             x, row_weights = x_at + here * batch * n_in, row_weights_at + here * batch
@@ -328,7 +329,7 @@ def kernel_of(kind: Kind) -> Any:
                         kept = bits(words[unsigned(at + 4)], words[unsigned(at + 5)], r, first + u, n_hidden) >= words[unsigned(at + 1)]  # fmt: skip
                         factor = shared[unsigned(c + gain_at + 1)] if kept else zero
                         a, slope = a * factor, slope * factor
-                    post(exchange, unsigned(turn * n_posted + r * n_hidden + first + u), T(a), unsigned(step + 1))
+                    post(exchange, unsigned(turn * n_posted + r * n_hidden + first + u), T(a), tag)
                     shared[unsigned(slopes_at + r * units + u)] = slope
                     pair += n_threads
                 if thread == n_threads - 1:
@@ -352,7 +353,6 @@ def kernel_of(kind: Kind) -> Any:
                 while waiting:
                     t0, t1 = take(exchange, unsigned(at + q), zero), take(exchange, unsigned(at + q1), zero)
                     t2, t3 = take(exchange, unsigned(at + q2), zero), take(exchange, unsigned(at + q3), zero)
-                    tag = unsigned(step + 1)
                     waiting = not (tagged(t0, tag) & tagged(t1, tag) & tagged(t2, tag) & tagged(t3, tag))
                 shared[unsigned(a_at + q)] = number(t0, zero)
                 shared[unsigned(a_at + q1)] = number(t1, zero)
