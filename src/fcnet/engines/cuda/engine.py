@@ -247,9 +247,13 @@ class CudaEngine:
             report = device.to_device(np.full(n_steps, np.nan, program.dtype))
             constants = (device.to_device(np.array(array, np.int64)) for array in launch.constants)
             size = launch.kernel.name, launch.blocks, launch.exchanged
-            if run.exchange is None or run.exchange[0] != size:
-                run.exchange = size, device.zeros(launch.exchanged, np.uint64)
-            others = run.exchange[1], report, *constants
+            exchange, run.exchange = (
+                run.exchange,
+                None,
+            )  # what an interrupted launch has left there has tags of steps to come
+            if exchange is None or exchange[0] != size:
+                exchange = size, device.zeros(launch.exchanged, np.uint64)
+            others = exchange[1], report, *constants
             arguments = (
                 data.X,
                 data.targets,
@@ -263,6 +267,7 @@ class CudaEngine:
             )
             device.launch(launch.kernel, launch.blocks, self._threads, launch.n_bytes, arguments, together=True)
             costs = device.to_host(report).astype(np.float64)
+            run.exchange = exchange
         bad = np.flatnonzero(~np.isfinite(costs))
         run.step += n_steps
         run.general = None
@@ -287,7 +292,7 @@ class CudaEngine:
         dtype, batch = np.dtype(program.dtype), plan.rows.shape[1]
         shares = shares_of(program, batch, self._most_blocks(chip))
         places = rows_places_of(program, shares, self._threads, labels)
-        layers = np.array(layers_of(program, shares.tall)).reshape(-1)
+        layers = np.array(layers_of(program, shares.tall, self._threads)).reshape(-1)
         weights = plan.rows >= 0 if part.weights is None else np.where(plan.rows >= 0, part.weights[plan.rows], 0.0)
         mass = weights.sum(axis=1, dtype=np.float64)
         tables = plan.rows, _table(program, plan, 1.0 / np.where(mass > 0, mass, 1.0)), _masks(plan)

@@ -10,6 +10,7 @@ import numpy as np
 from numba import cuda, types
 
 from fcnet import activations
+from fcnet.engines.cuda import layout
 from fcnet.engines.cuda.kernels import memory
 from fcnet.engines.cuda.kinds import ACTIVATIONS
 
@@ -39,10 +40,8 @@ def divided(number: int, by: int) -> Any:
     return quotient, number - quotient * by
 
 
-@cuda.jit(device=True)
-def inverse_of(by: int) -> Any:
-    """What ``quotient`` divides by."""
-    return ((1 << 32) + by - 1) // by
+inverse_of = cuda.jit(device=True)(layout.inverse_of)
+"""What ``quotient`` divides by."""
 
 
 @cuda.jit(device=True)

@@ -6,8 +6,8 @@ has begun.
 ``post`` writes a number for other blocks into global memory, with a tag in the same 8 bytes, which arrive whole; ``take`` reads
 what is there, ``tagged`` says whether it has the tag that is waited for, and ``number`` is what was posted. So a number is its own
 signal, and neither a barrier over the grid nor a fence is needed (NVIDIA's NCCL has the same as its protocol LL). A float64 takes
-two places. That a place may be written again rests on a thread's own order of reading it, meeting its block, and writing, which GPUs keep
-where PTX's memory model asks for acquire and release.
+two places. That a place may be written again, and the state at the end, rests on a thread's own order of reading it, meeting its block, and
+writing, which GPUs keep where PTX's memory model asks for acquire and release.
 
 Here is what they mean, as simulators run it; ``instructions`` has them for a GPU's compiler, and takes their place where there is one.
 """

@@ -39,6 +39,8 @@ from fcnet.engines.cuda.layout import BUNDLES, LAP, LAYER_LINE, THREADS
 
 DEPTH = 8
 """Posted numbers of a thread that are under way at once."""
+TILE = 4
+"""Parameters whose gradients a thread sums at once."""
 
 
 @functools.cache
@@ -100,13 +102,15 @@ def kernel_of(kind: RowsKind) -> Any:
         return shared[unsigned(gains + layer)] if kept else zero
 
     @cuda.jit(device=True)
-    def take_some(exchange: Any, at: int, q: int, n: int, tag: Any, found: Any) -> None:
-        """Of ``n`` numbers posted from ``at`` on, number ``q`` and every one a block's threads further: ``DEPTH`` are under way at once."""
+    def take_some(exchange: Any, at: int, q: int, n: int, by_run: Any, skip: int, tag: Any, found: Any) -> None:
+        """Of ``n`` numbers posted from ``at`` on, number ``q`` and every one a block's threads further: ``DEPTH`` are under way at once.
+        After each run of them ``skip`` places are left out; ``by_run`` is the inverse of a run's length."""
         low, high = cuda.local.array(DEPTH, types.uint64), cuda.local.array(DEPTH, types.uint64)
         waiting = True
         while waiting:
             for k in range(DEPTH):
-                low[k], high[k] = take(exchange, unsigned(at + min(q + k * cuda.blockDim.x, n - 1)), zero)
+                here = min(q + k * cuda.blockDim.x, n - 1)
+                low[k], high[k] = take(exchange, unsigned(at + here + quotient(here, by_run) * skip), zero)
             waiting = False
             for k in range(DEPTH):
                 waiting |= not tagged((low[k], high[k]), tag)
@@ -140,11 +144,13 @@ def kernel_of(kind: RowsKind) -> Any:
         width, n_words = 2 * n_layers * n_coefficients + 2 + n_layers, 3 * n_layers
         first, mine = block * tall, block * share
         own = max(0, min(share, n_parameters - mine))
-        by_share = inverse_of(share)
-        found = cuda.local.array(DEPTH, Float)
-        weights_from = 2 * n_blocks * n_blocks * share
+        by_own = inverse_of(max(1, own))
+        found, sums = cuda.local.array(DEPTH, Float), cuda.local.array(TILE, Float)
+        input_at, error_at = cuda.local.array(TILE, types.int64), cuda.local.array(TILE, types.int64)
+        weights_from = 2 * n_blocks * n_parameters
         costs_from = weights_from + 2 * n_parameters
         lanes_of_share = max(1, min(n_blocks, n_threads // max(1, own)))
+        blocks_of_lane = (n_blocks + lanes_of_share - 1) // lanes_of_share
 
         # Parameters, of which rows of weights have a place more where their length is even; and the own ones with their slots.
         for layer in range(n_layers):
@@ -156,6 +162,17 @@ def kernel_of(kind: RowsKind) -> Any:
                 i = quotient(q, by_units)
                 shared[unsigned(w_at + layers[line + 3] + i * layers[line + 4] + q - i * units)] = state[unsigned(layers[line + 2] + q)]  # fmt: skip
                 q += n_threads
+        k, arrays_at = thread, 2 * tall + 2 * n_words
+        while k < own:
+            array = 0
+            while array + 1 < 2 * n_layers:  # weights of layer l are array 2 l, and its biases the next one
+                line = array // 2 * LAYER_LINE
+                ends = layers[line + 2] + layers[line + 1] * (layers[line] if array % 2 == 0 else layers[line] + 1)
+                if mine + k < ends:
+                    break
+                array += 1
+            words[unsigned(arrays_at + k)] = np.uint32(array)
+            k += n_threads
         for k in range(1 + n_slots):
             q = thread
             while q < own:
@@ -178,7 +195,7 @@ def kernel_of(kind: RowsKind) -> Any:
             wait_for_copies()
             cuda.syncthreads()
             if drops:
-                q, by_in = thread, inverse_of(n_in)
+                q, by_in = thread, layers[7]
                 while q < tall * n_in:
                     r = quotient(q, by_in)
                     shared[unsigned(x + q)] *= factor_of(shared, words, drawn, n_layers, 0, gains, first + r, q - r * n_in, n_in)  # fmt: skip
@@ -190,17 +207,18 @@ def kernel_of(kind: RowsKind) -> Any:
             for layer in range(n_layers):
                 line = layer * LAYER_LINE
                 length, units, w, pitch = layers[line], layers[line + 1], w_at + layers[line + 3], layers[line + 4]
-                lanes = max(1, min(length, n_threads // (tall * units)))
-                by_lanes, by_units = inverse_of(lanes), inverse_of(units)
+                lanes, inputs_of_lane = layers[line + 9], layers[line + 11]
+                by_lanes, by_units = layers[line + 10], layers[line + 8]
                 q = thread
                 while q < tall * units * lanes:  # units side by side, which read weights side by side
                     task = quotient(q, by_units)
                     j = q - task * units
                     r = quotient(task, by_lanes)
-                    total, i = zero, task - r * lanes
-                    while i < length:
+                    i = (task - r * lanes) * inputs_of_lane
+                    total, end = zero, min(length, i + inputs_of_lane)
+                    while i < end:
                         total += shared[unsigned(inputs + r * length + i)] * shared[unsigned(w + i * pitch + j)]
-                        i += lanes
+                        i += 1
                     shared[unsigned(partial_at + q)] = total
                     q += n_threads
                 cuda.syncthreads()
@@ -227,7 +245,7 @@ def kernel_of(kind: RowsKind) -> Any:
                 inputs = outputs
 
             # Errors of own rows' outputs, and their cost.
-            q, by_out = thread, inverse_of(n_out)
+            q, by_out = thread, layers[last + 8]
             while q < tall * n_out:
                 r = quotient(q, by_out)
                 weight = shared[unsigned(row_weights + r)]
@@ -253,22 +271,26 @@ def kernel_of(kind: RowsKind) -> Any:
                 line = layer * LAYER_LINE
                 length, units, w, pitch = layers[line], layers[line + 1], w_at + layers[line + 3], layers[line + 4]
                 inputs = x if layer == 0 else hidden_at + layers[line - LAYER_LINE + 6]
-                by_units = inverse_of(units)
+                by_units, n, said = layers[line + 8], (length + 1) * units, (turn * n_blocks + block) * n_parameters + layers[line + 2]  # fmt: skip
                 q = thread
-                while q < (length + 1) * units:  # weights, and biases as of an input that is 1
-                    i = quotient(q, by_units)
-                    j = q - i * units
-                    g = zero
-                    for r in range(tall):
-                        a = shared[unsigned(inputs + r * length + i)] if i < length else one
-                        g += a * shared[unsigned(errors + r * units + j)]
-                    p = layers[line + 2] + q
-                    owner = quotient(p, by_share)
-                    to = ((turn * n_blocks + owner) * n_blocks + block) * share + p - owner * share
-                    post(exchange, unsigned(to), T(g), tag)
-                    q += n_threads
+                while q < n:  # weights, and biases as of an input that is 1
+                    for k in range(TILE):
+                        p = min(q + k * n_threads, n - 1)
+                        i = quotient(p, by_units)
+                        input_at[k] = inputs + i if i < length else -1
+                        error_at[k], sums[k] = errors + p - i * units, zero
+                    r = 0
+                    while r < tall:
+                        for k in range(TILE):
+                            a = shared[unsigned(input_at[k] + r * length)] if input_at[k] >= 0 else one
+                            sums[k] += a * shared[unsigned(error_at[k] + r * units)]
+                        r += 1
+                    for k in range(TILE):
+                        if q + k * n_threads < n:
+                            post(exchange, unsigned(said + q + k * n_threads), T(sums[k]), tag)
+                    q += TILE * n_threads
                 if layer > 0:
-                    by_length, slopes = inverse_of(length), slopes_at + layers[line - LAYER_LINE + 6]
+                    by_length, slopes = layers[line + 7], slopes_at + layers[line - LAYER_LINE + 6]
                     q = thread
                     while q < tall * length:
                         r = quotient(q, by_length)
@@ -282,31 +304,23 @@ def kernel_of(kind: RowsKind) -> Any:
                     cuda.syncthreads()
                     errors, other = other, errors
                 layer -= 1
-            q = n_parameters + thread  # the last blocks own fewer, and wait for as many
-            while q < n_blocks * share:
-                owner = quotient(q, by_share)
-                to = ((turn * n_blocks + owner) * n_blocks + block) * share + q - owner * share
-                post(exchange, unsigned(to), zero, tag)
-                q += n_threads
             if step + 1 < n_steps:
                 fetch(X, targets, weights, rows, table, masks, shared, words, step + 1, n_steps, n_in, n_out, batch, first, tall, x_at, y_at, row_weights_at, table_at, width, n_words)  # fmt: skip
 
             # What all say of the own share, and the cost: the same sum in all blocks.
             q = thread
             while q < n_blocks:
-                take_some(exchange, costs_from + turn * n_blocks, q, n_blocks, tag, found)
+                take_some(exchange, costs_from + turn * n_blocks, q, n_blocks, 0, 0, tag, found)
                 for k in range(DEPTH):
                     if q + k * n_threads < n_blocks:
                         shared[unsigned(bundles_at + BUNDLES + q + k * n_threads)] = found[k]
                 q += DEPTH * n_threads
             q = thread
-            while q < n_blocks * share:
-                take_some(exchange, (turn * n_blocks + block) * n_blocks * share, q, n_blocks * share, tag, found)
+            while q < n_blocks * own:
+                take_some(exchange, turn * n_blocks * n_parameters + mine, q, n_blocks * own, by_own, n_parameters - own, tag, found)  # fmt: skip
                 for k in range(DEPTH):
-                    at = q + k * n_threads
-                    if at < n_blocks * share:
-                        b = quotient(at, by_share)
-                        shared[unsigned(taken_at + (at - b * share) * (n_blocks + 1) + b)] = found[k]
+                    if q + k * n_threads < n_blocks * own:
+                        shared[unsigned(taken_at + q + k * n_threads)] = found[k]
                 q += DEPTH * n_threads
             cuda.syncthreads()
             bundle = n_threads - 1 - thread  # the last threads have the fewest parameters
@@ -317,13 +331,14 @@ def kernel_of(kind: RowsKind) -> Any:
                     b += BUNDLES
                 shared[unsigned(bundles_at + bundle)] = total
                 bundle += n_threads
-            q, by_lanes = thread, inverse_of(lanes_of_share)
-            while q < own * lanes_of_share:
-                k = quotient(q, by_lanes)
-                total, b = zero, q - k * lanes_of_share
-                while b < n_blocks:
-                    total += shared[unsigned(taken_at + k * (n_blocks + 1) + b)]
-                    b += lanes_of_share
+            q = thread
+            while q < own * lanes_of_share:  # parameters side by side
+                lane = quotient(q, by_own)
+                total, b = zero, lane * blocks_of_lane
+                end = min(n_blocks, b + blocks_of_lane)
+                while b < end:
+                    total += shared[unsigned(taken_at + b * own + q - lane * own)]
+                    b += 1
                 shared[unsigned(partial_at + q)] = total
                 q += n_threads
             cuda.syncthreads()
@@ -337,37 +352,35 @@ def kernel_of(kind: RowsKind) -> Any:
                 break
             k = thread
             while k < own:
-                p, array = mine + k, 0
-                while array + 1 < 2 * n_layers:  # weights of layer l are array 2 l, and its biases the next one
-                    line = array // 2 * LAYER_LINE
-                    ends = layers[line + 2] + layers[line + 1] * (layers[line] if array % 2 == 0 else layers[line] + 1)
-                    if p < ends:
-                        break
-                    array += 1
-                g = zero
+                array, g = np.int64(words[unsigned(arrays_at + k)]), zero
                 for lane in range(lanes_of_share):
-                    g += shared[unsigned(partial_at + k * lanes_of_share + lane)]
+                    g += shared[unsigned(partial_at + lane * own + k)]
                 if array % 2 == 0:
                     g += shared[unsigned(l2_at)] * shared[unsigned(own_at + k)]
                 learn(shared, own_at + k, share, g, coefficients(shared, c, array))
-                post(exchange, unsigned(weights_from + turn * n_parameters + p), shared[unsigned(own_at + k)], tag)
+                post(
+                    exchange, unsigned(weights_from + turn * n_parameters + mine + k), shared[unsigned(own_at + k)], tag
+                )
                 k += n_threads
 
             # Everybody's parameters.
             if step + 1 < n_steps:
                 for layer in range(n_layers):
                     line = layer * LAYER_LINE
-                    units = layers[line + 1]
-                    by_units = inverse_of(units)
+                    units, w, pitch, by_units = (
+                        layers[line + 1],
+                        w_at + layers[line + 3],
+                        layers[line + 4],
+                        layers[line + 8],
+                    )
                     n, at = (layers[line] + 1) * units, weights_from + turn * n_parameters + layers[line + 2]
                     q = thread
                     while q < n:
-                        take_some(exchange, at, q, n, tag, found)
+                        take_some(exchange, at, q, n, 0, 0, tag, found)
                         for k in range(DEPTH):
                             here = q + k * n_threads
                             if here < n:
-                                i = quotient(here, by_units)
-                                shared[unsigned(w_at + layers[line + 3] + i * layers[line + 4] + here - i * units)] = found[k]  # fmt: skip
+                                shared[unsigned(w + here + quotient(here, by_units) * (pitch - units))] = found[k]
                         q += DEPTH * n_threads
         wait_for_copies()  # of a step that is not done, after a bad one
         cuda.syncthreads()
