@@ -10,6 +10,7 @@ import functools
 import importlib.util
 import os
 import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,10 +53,13 @@ def folder() -> Path:
 
 
 def code_of(kernel: Kernel, takes: Sequence[Word], capability: tuple[int, int]) -> tuple[bytes, bytes]:
-    """The name that a kernel's code goes by, and the code for GPUs of a compute capability; compiled where it is not on the disk."""
+    """The name that a kernel's code goes by, and the code for GPUs of a compute capability; where it is not on the disk, it is compiled, and
+    said so, since the run waits for it."""
     path = folder() / f"{kernel.name}.sm_{capability[0]}{capability[1]}"
     found = stored.read(path)
     if found is None:
+        if kernel != TRIAL:
+            print("fcnet: compiling a kernel for this GPU; this is done once", file=sys.stderr, flush=True)
         found = compiled(kernel, takes, capability)
         stored.write(path, *found)
     return found
