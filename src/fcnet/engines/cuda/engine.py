@@ -227,12 +227,7 @@ class CudaEngine:
 
     def advance(self, run: Run, data: Data, plan: Plan) -> Report:
         """Do a chunk of steps."""
-        program, n_steps, chip, labels = (
-            run.program,
-            plan.n_steps,
-            device.chip(run.placement),
-            data.part.kind == "labels",
-        )
+        program, n_steps, chip = run.program, plan.n_steps, device.chip(run.placement)
         way = self._way(program, plan.rows.shape[1], chip)
         if way is None:
             raise InputError(
@@ -240,31 +235,17 @@ class CudaEngine:
                 f"take more than {chip.shared_bytes:,} bytes of a multiprocessor. Use engine='xla', or another mini-batch size."
             )
         plan = replace(plan, **{name: getattr(plan, name)[:n_steps] for name in STEP_TABLES})
-        make = self._by_rows if way == "rows" else self._by_units
-        launch = make(program, plan, data.part, labels, chip)
+        launch = (self._by_rows if way == "rows" else self._by_units)(program, plan, data.part, chip)
         with device.on(run.placement):
             there = [device.to_device(table) for table in launch.tables]
             report = device.to_device(np.full(n_steps, np.nan, program.dtype))
             constants = (device.to_device(np.array(array, np.int64)) for array in launch.constants)
             size = launch.kernel.name, launch.blocks, launch.exchanged
-            exchange, run.exchange = (
-                run.exchange,
-                None,
-            )  # what an interrupted launch has left there has tags of steps to come
+            exchange, run.exchange = run.exchange, None  # an interrupted launch leaves tags of steps to come there
             if exchange is None or exchange[0] != size:
                 exchange = size, device.zeros(launch.exchanged, np.uint64)
-            others = exchange[1], report, *constants
-            arguments = (
-                data.X,
-                data.targets,
-                data.weights,
-                run.state,
-                *there,
-                *others,
-                n_steps,
-                run.step,
-                *launch.numbers,
-            )
+            arrays = data.X, data.targets, data.weights, run.state, *there, exchange[1], report, *constants
+            arguments = (*arrays, n_steps, run.step, *launch.numbers)
             device.launch(launch.kernel, launch.blocks, self._threads, launch.n_bytes, arguments, together=True)
             costs = device.to_host(report).astype(np.float64)
             run.exchange = exchange
@@ -273,8 +254,9 @@ class CudaEngine:
         run.general = None
         return Report(costs, int(bad[0]) if len(bad) else -1)
 
-    def _by_units(self, program: Program, plan: Plan, part: Part, labels: bool, chip: Chip) -> _Launch:
+    def _by_units(self, program: Program, plan: Plan, part: Part, chip: Chip) -> _Launch:
         """Each block has some hidden units."""
+        labels = part.kind == "labels"
         dtype, sizes, batch = np.dtype(program.dtype), _sizes(program), in_groups(plan.rows.shape[1])
         blocks, units = self._division(sizes[1], chip)
         placed = functools.partial(places_of, program, batch, units, labels=labels)
@@ -287,8 +269,9 @@ class CudaEngine:
             kernel, blocks, dtype.itemsize * places.end, tables, (places,), exchanged, (*sizes, batch, units, buffers)
         )
 
-    def _by_rows(self, program: Program, plan: Plan, part: Part, labels: bool, chip: Chip) -> _Launch:
+    def _by_rows(self, program: Program, plan: Plan, part: Part, chip: Chip) -> _Launch:
         """Each block has some rows."""
+        labels = part.kind == "labels"
         dtype, batch = np.dtype(program.dtype), plan.rows.shape[1]
         shares = shares_of(program, batch, self._most_blocks(chip))
         places = rows_places_of(program, shares, self._threads, labels)
