@@ -208,6 +208,25 @@ def test_outputs():
             assert run.general is None  # all of it was the kernel's
 
 
+def test_metrics_of_every_pair_of_cost_and_outputs():
+    """Costs that read sums, and those that read outputs: of softmax too, which is not trained here by the quadratic cost."""
+    for last, cost in (
+        (SoftmaxLayer(5, 3, weights=glorot_uniform), log_likelihood),
+        (SoftmaxLayer(5, 3, weights=glorot_uniform), quadratic),
+        (FullyConnectedLayer(5, 3, sigmoid, weights=glorot_uniform), cross_entropy),
+        (FullyConnectedLayer(5, 3, relu, weights=glorot_uniform), quadratic),
+        (FullyConnectedLayer(5, 1, sigmoid, weights=glorot_uniform), cross_entropy),
+    ):
+        case = small(last=last, cost=cost, weighted=True)
+        program, part = case.program("float64"), case.part()
+        run = ENGINE.start(program, initial_state(program, case.parameters()), CPU)
+        got = ENGINE.evaluate(run, ENGINE.put(part, program, CPU))[0]
+        assert run.general is None
+        expected = ENGINE._general.evaluate(ENGINE._fresh(run), ENGINE._general.put(part, program, CPU))[0]
+        assert abs(got.cost - expected.cost) < 1e-9, (last, cost)
+        assert got.accuracy == pytest.approx(expected.accuracy)
+
+
 def test_outputs_by_every_way_are_the_same(monkeypatch):
     case = small(tanh, p=(0.3, 0.5), n_rows=13)
     program, X = case.program("float32"), case.part().X

@@ -488,9 +488,8 @@ def _metrics(program: Program, part: Part, z: NDArray[Any]) -> Metrics:
         weights = np.ones(len(sums)) if part.weights is None else np.asarray(part.weights[rows], np.float64)
         targets = np.asarray(y, np.float64) if one_hot is None else one_hot[y]
         with np.errstate(all="ignore"):  # of a network that has diverged
-            a = (
-                sums if activation == softmax else activation.function(sums)
-            )  # its cost reads z, and its largest output is z's
+            # The log-likelihood reads z, and softmax's largest output is z's.
+            a = sums if program.cost == log_likelihood else activation.function(sums)
             costs = np.where(weights > 0, program.cost(sums, a, targets) * weights, 0.0)
         cost += float(costs.sum())
         total += float(weights.sum())
