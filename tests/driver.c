@@ -1,4 +1,4 @@
-/* NVIDIA's driver without a GPU, as far as fcnet.engines.cuda, and cuda.bindings on its behalf, ask for it.
+/* NVIDIA's driver without a GPU, as far as fcnet.engines.cuda asks for it, and numba-cuda where it compiles.
 
 Device memory is the host's, and a launch is a call into Python (driver.py). What a driver refuses is refused: memory that is not its
 own, more shared memory than was allowed, more blocks at once than there is room for, any call without a context. */
@@ -14,7 +14,7 @@ own, more shared memory than was allowed, more blocks at once than there is room
 #define OK CUDA_SUCCESS
 enum { SHARED = 49152 };
 
-OWN int multiprocessors = 4, shared_optin = 232448, capability[2] = {9, 0}, version = 13000;
+OWN int multiprocessors = 4, shared_optin = 232448, version = 13000;
 
 typedef int (*launched)(const char *code, unsigned blocks, unsigned threads, unsigned shared, void **arguments);
 static launched on_launch;
@@ -58,8 +58,8 @@ OWN CUresult cuDeviceGetName(char *name, int n, CUdevice device) { snprintf(name
 OWN CUresult cuDeviceGetUuid(CUuuid *uuid, CUdevice device) { memset(uuid, 7, sizeof *uuid); return OK; }
 OWN CUresult cuDeviceGetAttribute(int *value, CUdevice_attribute which, CUdevice device) {
     switch (which) {
-    case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR: *value = capability[0]; break;
-    case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR: *value = capability[1]; break;
+    case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR: *value = 9; break;
+    case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR: *value = 0; break;
     case CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT: *value = multiprocessors; break;
     case CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN: *value = shared_optin; break;
     case CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK: *value = SHARED; break;
@@ -116,7 +116,7 @@ static CUresult move(size_t to, int to_device, size_t from, int from_device, siz
 OWN CUresult cuMemcpyHtoD(CUdeviceptr to, const void *from, size_t n) { return move(to, 1, (size_t)from, 0, n); }
 OWN CUresult cuMemcpyDtoH(void *to, CUdeviceptr from, size_t n) { return move((size_t)to, 0, from, 1, n); }
 
-/* Code: a module's, which is text, is what its functions are; of machine code only the names are looked for. */
+/* Code: text, which names its function and is what is run; machine code can be loaded, and not be launched. */
 struct module { char *code; };
 struct function { struct module *module; int shared; };
 OWN CUresult cuModuleLoadData(CUmodule *module, const void *code) {

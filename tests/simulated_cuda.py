@@ -1,6 +1,6 @@
 """The CUDA engine in Numba's simulator, against the float64 reference: run with ``NUMBA_ENABLE_CUDASIM=1``, by ``test_cuda.py``.
 
-The simulator runs every thread of a block as one of Python's, and its barrier over the grid serves one block.
+The simulator runs every thread of a block as one of Python's, and one block after the other: so there is one.
 """
 
 from __future__ import annotations

@@ -60,9 +60,7 @@ def of_versions(engine: str) -> dict[str, str]:
 
     versions = {}
     for name in ("fcnet", *_PACKAGES.get(engine, ())):
-        with contextlib.suppress(
-            importlib.metadata.PackageNotFoundError
-        ):  # of numba-cuda, where a simulator takes its place
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # numba-cuda, in a simulator
             versions[name] = importlib.metadata.version(name)
     return versions
 

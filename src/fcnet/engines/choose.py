@@ -80,9 +80,7 @@ def choose(
         DeviceError: a GPU was asked for that is not there.
     """
     objections: list[str] = []
-    for placement, reason in (
-        [(Placement("cpu"), "as asked")] if (engine, device) == ("native", "auto") else _places(device)
-    ):
+    for placement, reason in _places("cpu" if (engine, device) == ("native", "auto") else device):
         placement = replace(placement, threads=n_threads, deterministic=deterministic)
         for name in AUTO[placement.device] if engine == "auto" else (engine,):
             chosen = engine_named(name)

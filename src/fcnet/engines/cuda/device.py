@@ -40,7 +40,7 @@ class Chip:
 
 
 SIMULATED = Chip(multiprocessors=1, shared_bytes=227 << 10)
-"""What Numba's simulator is taken for: its barrier over the grid serves one block."""
+"""What Numba's simulator is taken for: it runs one block after the other, so that none could wait for another one."""
 
 
 @functools.cache

@@ -50,7 +50,7 @@ MOST_ROWS = 16
 ROWS_AT_A_TIME = 1 << 14
 """Rows whose cost the host computes at once."""
 CROSSINGS = 3
-"""Times that each parameter crosses between blocks that have rows."""
+"""Numbers that a block which has rows posts and takes, for each parameter: its gradient, a share of all others', and the parameter."""
 STEP_TABLES = ("rows", "coefficients", "l2", "dropout", "keys")
 """Of a plan, what has a line for each step."""
 LINEAR = [one.name for one in ACTIVATIONS].index("linear")

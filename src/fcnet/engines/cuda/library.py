@@ -43,10 +43,9 @@ def folder() -> Path:
     """Where code lies: one folder for these sources and this compiler."""
     package = Path(__file__).parents[2]
     sources = [*Path(__file__).parent.rglob("*.py"), package / "activations.py", package / "optimizers.py"]
-    compiler, installed = importlib.util.find_spec("numba_cuda"), []
-    if (
-        compiler is not None and compiler.origin is not None
-    ):  # which versions there are of all that compiles: their folders' names
+    compiler = importlib.util.find_spec("numba_cuda")
+    installed: list[str] = []  # which versions there are of all that compiles: their folders' names
+    if compiler is not None and compiler.origin is not None:
         found = Path(compiler.origin).parents[1].glob("*.dist-info")
         installed = sorted(one.name for one in found if one.name.startswith(("numba", "llvmlite", "cuda_", "nvidia_")))
     return stored.folder("cuda", sources, [*installed, os.environ.get("CUDA_HOME", "")])
