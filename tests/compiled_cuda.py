@@ -32,7 +32,7 @@ from fcnet.activations import linear, sigmoid, tanh
 from fcnet.costs import cross_entropy, log_likelihood, quadratic
 from fcnet.engines import stored
 from fcnet.engines.contract import initial_state
-from fcnet.engines.cuda import device, layout, library
+from fcnet.engines.cuda import chunks, device, layout, library
 from fcnet.engines.cuda import engine as module
 from fcnet.engines.cuda.engine import CudaEngine
 from fcnet.engines.cuda.kinds import ACTIVATIONS, kind_of, rows_kind_of
@@ -139,7 +139,7 @@ DEEP = {
 @pytest.mark.parametrize(("rule", "cost", "activation", "batch"), EVERYTHING)
 def test_agreement_of_blocks_that_have_rows(chip, monkeypatch, rule, cost, activation, batch, dtype):
     """Two to three layers and more rows than blocks, or fewer; dropout where the last layers have some."""
-    monkeypatch.setattr(module, "CROSSINGS", 0)
+    monkeypatch.setattr(chunks, "CROSSINGS", 0)
     first = FullyConnectedLayer(9, 7, activation, DEEP[cost][-1].p_dropout / 2, weights=glorot_uniform)
     case = Case((first, *DEEP[cost]), cost, RULES[rule], "training", 0.01, 3 * batch + 1, batch, 4, weighted=batch == 7)
     assert_agrees(CudaEngine(threads=40), case, dtype)
@@ -356,8 +356,8 @@ def test_they_become_what_a_gpu_runs(driver, tmp_path, monkeypatch, dtype):
     kind = kind_of(program, True, 8)
     tables = "int32", dtype, "uint32", "uint64", dtype, "int64"
     for kernel, takes in (
-        (module._units_kernel(kind), (*4 * [dtype], *tables, *8 * [None])),
-        (module._rows_kernel(rows_kind_of(program, True)), (*4 * [dtype], *tables, "int64", *8 * [None])),
+        (chunks.units_kernel(kind), (*4 * [dtype], *tables, *8 * [None])),
+        (chunks.rows_kernel(rows_kind_of(program, True)), (*4 * [dtype], *tables, "int64", *8 * [None])),
         (module._outputs(dtype), (dtype, dtype, "int64", dtype, dtype, *5 * [None])),
     ):
         with device.on(CPU):

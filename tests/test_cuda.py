@@ -22,7 +22,7 @@ from fcnet.activations import linear, mish, relu, tanh
 from fcnet.costs import absolute, cross_entropy, log_likelihood, quadratic
 from fcnet.engines import choose
 from fcnet.engines.contract import Placement, Program, initial_state
-from fcnet.engines.cuda import device, layout, library, tiles
+from fcnet.engines.cuda import chunks, device, layout, library, tiles
 from fcnet.engines.cuda import engine as module
 from fcnet.engines.cuda.device import Chip
 from fcnet.engines.cuda.engine import CudaEngine
@@ -217,7 +217,7 @@ def test_where_it_pays(hopper):
     ],
 )
 def test_what_blocks_have(program, batch, way):
-    assert CudaEngine()._way(program, batch, HOPPER) == way
+    assert chunks.way_of(program, batch, CudaEngine()._most(HOPPER)) == way
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ def test_rows_and_parameters_of_each_block(batch, blocks, shares):
     [(None, 100, (100, 1)), (None, 300, (100, 3)), (25, 100, (25, 4)), (7, 5, (5, 1))],
 )
 def test_hidden_units_of_each_block(blocks, n_hidden, division):
-    assert CudaEngine(blocks)._division(n_hidden, HOPPER) == division
+    assert chunks.units_of(n_hidden, CudaEngine(blocks)._most(HOPPER).blocks) == division
 
 
 # --- Outputs ------------------------------------------------------------------------------------------------------------
@@ -366,7 +366,7 @@ def advanced(monkeypatch, case, n_blocks, n_threads, step, late=False):
     grid = blocks.Grid(late)
     pretend(monkeypatch, n_blocks, grid, step)
     for name in ("units", "rows"):
-        monkeypatch.setattr(module, f"_python_of_{name}", blocks.loaded(name, grid).kernel_of)
+        monkeypatch.setattr(chunks, f"_python_of_{name}", blocks.loaded(name, grid).kernel_of)
     engine, program = CudaEngine(threads=n_threads), case.program("float64")
     run = engine.start(program, initial_state(program, case.parameters()), CPU)
     report = engine.advance(run, engine.put(case.part(), program, CPU), case.plan())
@@ -439,7 +439,7 @@ def test_chunks_of_one_run(monkeypatch, layers, before):
     grid = blocks.Grid()
     pretend(monkeypatch, 3, grid, 1)
     for name in ("units", "rows"):
-        monkeypatch.setattr(module, f"_python_of_{name}", blocks.loaded(name, grid).kernel_of)
+        monkeypatch.setattr(chunks, f"_python_of_{name}", blocks.loaded(name, grid).kernel_of)
     engine, program, plan = CudaEngine(threads=40), case.program("float64"), case.plan()
     data, parameters = engine.put(case.part(), program, CPU), case.expected()[0]
     run = engine.start(program, dataclasses.replace(initial_state(program, case.parameters()), step=before), CPU)

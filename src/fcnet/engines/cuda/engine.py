@@ -12,21 +12,20 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fcnet import counters
 from fcnet.activations import sigmoid, softmax
 from fcnet.costs import cross_entropy, log_likelihood
 from fcnet.data.arrays import Part, Rows, check_finite, is_sparse
 from fcnet.engines.contract import Dtype, Engine, Metrics, Placement, Plan, Program, Report, TrainState, accuracy_rule
 from fcnet.engines.cuda import device, layout, tiles
+from fcnet.engines.cuda.chunks import Division, chunk_of, way_of
 from fcnet.engines.cuda.device import Chip
-from fcnet.engines.cuda.kinds import ACTIVATIONS, COSTS, RULES, Kind, RowsKind, kind_of, rows_kind_of
-from fcnet.engines.cuda.layout import group_of, in_groups, layers_of, places_of, rows_places_of, shares_of
+from fcnet.engines.cuda.kinds import ACTIVATIONS, COSTS, RULES
 from fcnet.engines.cuda.library import Kernel
 from fcnet.engines.cuda.tiles import Tiles, n_weights, tiles_for
 from fcnet.errors import InputError
@@ -49,10 +48,6 @@ MOST_ROWS = 16
 """Rows of a block up to which it is faster to give each block some than to leave them to matrix units. An estimate too."""
 ROWS_AT_A_TIME = 1 << 14
 """Rows whose cost the host computes at once."""
-CROSSINGS = 3
-"""Numbers that a block which has rows posts and takes, for each parameter: its gradient, a share of all others', and the parameter."""
-STEP_TABLES = ("rows", "coefficients", "l2", "dropout", "keys")
-"""Of a plan, what has a line for each step."""
 LINEAR = [one.name for one in ACTIVATIONS].index("linear")
 FEW_NUMBERS = 1 << 14
 """Rows of so many numbers, and as many outputs, stay in the host's memory, where the kernel reaches them."""
@@ -95,27 +90,6 @@ class Run:
     exchange: tuple[Any, Any] | None = None
     few: tuple[tuple[NDArray[Any], Any], tuple[NDArray[Any], Any]] | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
-
-
-@dataclass(frozen=True, eq=False)
-class _Launch:
-    """A chunk of steps as a kernel takes it.
-
-    Attributes:
-        blocks, n_bytes: how many blocks, with so many bytes of shared memory each.
-        tables: what each step brings: row indices, numbers, words of dropout.
-        constants: places, and what else stays the same.
-        exchanged: words for posted numbers.
-        numbers: whole numbers after the number of steps.
-    """
-
-    kernel: Kernel
-    blocks: int
-    n_bytes: int
-    tables: tuple[NDArray[Any], ...]
-    constants: tuple[Any, ...]
-    exchanged: int
-    numbers: tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,7 +142,7 @@ class CudaEngine:
         if program.rule not in RULES:
             return f"the update rule {program.rule.name} is not among its own; the engine xla takes any."
         chip = device.chip(placement)
-        if self._way(program, 1, chip) is None and self._way(program, chip.multiprocessors, chip) is None:
+        if all(way_of(program, batch, self._most(chip)) is None for batch in (1, chip.multiprocessors)):
             return "the weights do not fit into the chip's shared memory."
         return None
 
@@ -195,10 +169,10 @@ class CudaEngine:
         """Whether this is better done here than in the general engine: steps of so many rows; None for outputs."""
         if mini_batch_size is None:
             return self._tiles(program, 1, placement) is not None
-        chip = device.chip(placement)
-        way = self._way(program, mini_batch_size, chip)
+        most = self._most(device.chip(placement))
+        way = way_of(program, mini_batch_size, most)
         if way == "rows":
-            return shares_of(program, mini_batch_size, self._most_blocks(chip)).tall <= MOST_ROWS
+            return layout.shares_of(program, mini_batch_size, most.blocks).tall <= MOST_ROWS
         return way == "units" and 6 * n_weights(program.model) * mini_batch_size <= CROSSOVER_OPERATIONS
 
     def put(self, part: Part, program: Program, placement: Placement) -> Data:
@@ -228,62 +202,29 @@ class CudaEngine:
     def advance(self, run: Run, data: Data, plan: Plan) -> Report:
         """Do a chunk of steps."""
         program, n_steps, chip = run.program, plan.n_steps, device.chip(run.placement)
-        way = self._way(program, plan.rows.shape[1], chip)
-        if way is None:
+        chunk = chunk_of(program, plan, data.part, self._most(chip))
+        if chunk is None:
             raise InputError(
                 f"The engine cuda keeps the weights, and a mini-batch, on the chip: {plan.rows.shape[1]:,} rows and these weights "
                 f"take more than {chip.shared_bytes:,} bytes of a multiprocessor. Use engine='xla', or another mini-batch size."
             )
-        plan = replace(plan, **{name: getattr(plan, name)[:n_steps] for name in STEP_TABLES})
-        launch = (self._by_rows if way == "rows" else self._by_units)(program, plan, data.part, chip)
         with device.on(run.placement):
-            there = [device.to_device(table) for table in launch.tables]
+            there = [device.to_device(table) for table in chunk.tables]
             report = device.to_device(np.full(n_steps, np.nan, program.dtype))
-            constants = (device.to_device(np.array(array, np.int64)) for array in launch.constants)
-            size = launch.kernel.name, launch.blocks, launch.exchanged
+            constants = (device.to_device(np.array(array, np.int64)) for array in chunk.constants)
+            size = chunk.kernel.name, chunk.blocks, chunk.exchanged
             exchange, run.exchange = run.exchange, None  # an interrupted launch leaves tags of steps to come there
             if exchange is None or exchange[0] != size:
-                exchange = size, device.zeros(launch.exchanged, np.uint64)
+                exchange = size, device.zeros(chunk.exchanged, np.uint64)
             arrays = data.X, data.targets, data.weights, run.state, *there, exchange[1], report, *constants
-            arguments = (*arrays, n_steps, run.step, *launch.numbers)
-            device.launch(launch.kernel, launch.blocks, self._threads, launch.n_bytes, arguments, together=True)
+            arguments = (*arrays, n_steps, run.step, *chunk.numbers)
+            device.launch(chunk.kernel, chunk.blocks, self._threads, chunk.n_bytes, arguments, together=True)
             costs = device.to_host(report).astype(np.float64)
             run.exchange = exchange
         bad = np.flatnonzero(~np.isfinite(costs))
         run.step += n_steps
         run.general = None
         return Report(costs, int(bad[0]) if len(bad) else -1)
-
-    def _by_units(self, program: Program, plan: Plan, part: Part, chip: Chip) -> _Launch:
-        """Each block has some hidden units."""
-        labels = part.kind == "labels"
-        dtype, sizes, batch = np.dtype(program.dtype), _sizes(program), in_groups(plan.rows.shape[1])
-        blocks, units = self._division(sizes[1], chip)
-        placed = functools.partial(places_of, program, batch, units, labels=labels)
-        buffers = 2 if dtype.itemsize * placed(buffers=2).end <= chip.shared_bytes else 1
-        places = placed(buffers=buffers)
-        kernel = _units_kernel(kind_of(program, labels, group_of(batch)))
-        exchanged = 2 * batch * sizes[1] * dtype.itemsize // 4
-        tables = _rows(plan, batch), _table(program, plan), _masks(plan)
-        return _Launch(
-            kernel, blocks, dtype.itemsize * places.end, tables, (places,), exchanged, (*sizes, batch, units, buffers)
-        )
-
-    def _by_rows(self, program: Program, plan: Plan, part: Part, chip: Chip) -> _Launch:
-        """Each block has some rows."""
-        labels = part.kind == "labels"
-        dtype, batch = np.dtype(program.dtype), plan.rows.shape[1]
-        shares = shares_of(program, batch, self._most_blocks(chip))
-        places = rows_places_of(program, shares, self._threads, labels)
-        layers = np.array(layers_of(program, shares.tall, self._threads)).reshape(-1)
-        weights = plan.rows >= 0 if part.weights is None else np.where(plan.rows >= 0, part.weights[plan.rows], 0.0)
-        mass = weights.sum(axis=1, dtype=np.float64)
-        tables = plan.rows, _table(program, plan, 1.0 / np.where(mass > 0, mass, 1.0)), _masks(plan)
-        exchanged = layout.exchanged(program, shares) * dtype.itemsize // 4
-        widest = max(layer.n_out for layer in program.model.layers)
-        numbers = len(program.model.layers), batch, shares.tall, shares.share, widest, layout.n_parameters(program)
-        kernel = _rows_kernel(rows_kind_of(program, labels))
-        return _Launch(kernel, shares.blocks, dtype.itemsize * places.end, tables, (places, layers), exchanged, numbers)
 
     def evaluate(self, run: Run, data: Data) -> list[Metrics]:
         """Cost and accuracy on data: the network on the device, the costs of its last layer's sums on the host."""
@@ -396,43 +337,12 @@ class CudaEngine:
             data.general = self._general.put(data.part, run.program, run.placement)
         return data.general
 
-    def _most_blocks(self, chip: Chip) -> int:
-        return min(self._blocks or chip.multiprocessors, chip.multiprocessors)
-
-    def _division(self, n_hidden: int, chip: Chip) -> tuple[int, int]:
-        """Blocks, and the hidden units of each; the last block may have fewer."""
-        units = -(-n_hidden // min(self._most_blocks(chip), n_hidden))
-        return -(-n_hidden // units), units
-
-    def _way(self, program: Program, batch: int, chip: Chip) -> Literal["units", "rows"] | None:
-        """What blocks have in steps of so many rows: that of which less crosses between them; None where neither fits on the chip."""
-        model, room = program.model, chip.shared_bytes // np.dtype(program.dtype).itemsize
-        shares = shares_of(program, batch, self._most_blocks(chip))
-        by_rows = rows_places_of(program, shares, self._threads, labels=False).end <= room
-        by_rows = by_rows and model.n_out <= layout.MOST_OUTPUTS
-        if len(model.layers) != 2:
-            return "rows" if by_rows else None
-        n_hidden = model.layers[0].n_out
-        units = self._division(n_hidden, chip)[1]
-        by_units = places_of(program, in_groups(batch), units, 1, labels=False).end <= room
-        if by_units and by_rows:
-            return "rows" if CROSSINGS * layout.n_parameters(program) < batch * n_hidden else "units"
-        return "units" if by_units else "rows" if by_rows else None
+    def _most(self, chip: Chip) -> Division:
+        blocks = min(self._blocks or chip.multiprocessors, chip.multiprocessors)
+        return Division(blocks, self._threads, chip.shared_bytes)
 
 
 # --- Kernels ------------------------------------------------------------------------------------------------------------
-
-
-def _python_of_units(kind: Kind) -> Any:
-    from fcnet.engines.cuda.kernels import units  # imports Numba
-
-    return units.kernel_of(kind)
-
-
-def _python_of_rows(kind: RowsKind) -> Any:
-    from fcnet.engines.cuda.kernels import rows  # imports Numba
-
-    return rows.kernel_of(kind)
 
 
 def _python_of_outputs(dtype: Dtype) -> Any:
@@ -441,37 +351,8 @@ def _python_of_outputs(dtype: Dtype) -> Any:
     return inference.kernel_of(dtype)
 
 
-def _units_kernel(kind: Kind) -> Kernel:
-    return Kernel("-".join(["units", *map(str, kind)]), functools.partial(_python_of_units, kind))
-
-
-def _rows_kernel(kind: RowsKind) -> Kernel:
-    return Kernel("-".join(["rows", *map(str, kind)]), functools.partial(_python_of_rows, kind))
-
-
 def _outputs(dtype: Dtype) -> Kernel:
     return Kernel(f"outputs-{dtype}", functools.partial(_python_of_outputs, dtype))
-
-
-# --- A chunk's tables as the kernel reads them --------------------------------------------------------------------------
-
-
-def _rows(plan: Plan, batch: int) -> NDArray[np.int32]:
-    """``(length, batch)``: row indices, -1 where a row is absent."""
-    missing = batch - plan.rows.shape[1]
-    return np.pad(plan.rows, [(0, 0), (0, missing)], constant_values=-1).astype(np.int32)
-
-
-def _table(program: Program, plan: Plan, *more: NDArray[Any]) -> NDArray[Any]:
-    """A line for each step: coefficients of each array, l2, what else is given, and what is multiplied by where dropout keeps a number."""
-    gain = 1.0 / (1.0 - plan.dropout) if program.model.dropout_scaling == "training" else np.ones_like(plan.dropout)
-    own = [np.stack(program.rule.scaled(tuple(plan.coefficients.T), factors), axis=-1) for factors in plan.factors]
-    return np.column_stack([*own, plan.l2, *more, gain]).astype(program.dtype)
-
-
-def _masks(plan: Plan) -> NDArray[np.uint32]:
-    """A line for each step: all layers' thresholds, then their keys."""
-    return np.column_stack([counters.drop_threshold(plan.dropout), plan.keys.reshape(len(plan.keys), -1)])
 
 
 # --- Costs of sums ------------------------------------------------------------------------------------------------------
@@ -502,11 +383,6 @@ def _metrics(program: Program, part: Part, z: NDArray[Any]) -> Metrics:
 
 
 # --- Arrays as one row of numbers: w1, b1, w2, b2 -----------------------------------------------------------------------
-
-
-def _sizes(program: Program) -> tuple[int, int, int]:
-    hidden, last = program.model.layers
-    return hidden.n_in, hidden.n_out, last.n_out
 
 
 def _flat(program: Program, named: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
