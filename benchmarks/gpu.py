@@ -50,7 +50,7 @@ ROWS = {
     "online, PyTorch": ("torchs", "online", 30),
     "dropout": ("ours", "dropout", 40),
     "dropout, PyTorch": ("torchs", "dropout", 70),
-    "whole": ("ours", "whole", 170),
+    "whole": ("whole", "whole", 170),
     "inference": ("ours", "inference", 75),
     "inference, PyTorch": ("torchs", "inference", 60),
     "crossover": ("ours", "crossover", 90),

@@ -49,6 +49,7 @@ class Settings:
     seed: int = 0
     epochs: int = 1
     goal: float = 2.0
+    device: str = "cpu"
 
     def of(self, seed: int, epochs: int, goal: float) -> Settings:
         """The same, for at most so many epochs and until a test accuracy is reached."""
@@ -106,15 +107,16 @@ class Whole:
         return asdict(self)
 
 
-def users_environment() -> dict[str, str]:
+def users_environment(device: str = "cpu") -> dict[str, str]:
     """Variables of a process as its user has them: Python keeps its bytecode, which for installed peers pip has made."""
-    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"} | CPU_ONLY
+    own = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return own | CPU_ONLY if device == "cpu" else own
 
 
 def watch(script: str, data: Path, settings: Settings, limit: float, caches: Path | None = None) -> Whole:
     """Run a script until it has reached its goal or done its epochs, at most ``limit`` seconds."""
     command = [sys.executable, str(FOLDER / script), str(data), json.dumps(settings.as_data())]
-    environment = users_environment()
+    environment = users_environment(settings.device)
     if caches is not None:
         environment |= {variable: str(caches / name) for variable, name in CACHES.items()}
     whole = Whole()

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,6 +28,22 @@ def test_what_is_written_is_read(other_folder):
     stored.write(path, b"symbol", b"code\nof several lines")
     assert stored.read(path) == (b"symbol", b"code\nof several lines")
     assert [one.name for one in other_folder.iterdir()] == ["a.float32.o"]
+
+
+def test_where_compiled_code_lies(monkeypatch, tmp_path):
+    """Where it is asked for; else in the user's caches; without platformdirs, where these are on most systems. Other sources, another folder."""
+    source = tmp_path / "source.py"
+    source.write_text("one")
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    first = stored.folder("some", [source, tmp_path / "missing.py"], ["word"])
+    assert first.parent == tmp_path
+    assert stored.folder("some", [source], ["word"]) == first
+    assert stored.folder("some", [source], ["other"]) != first
+    source.write_text("two")
+    assert stored.folder("some", [source], ["word"]) != first
+    monkeypatch.delenv("NUMBA_CACHE_DIR")
+    monkeypatch.setitem(sys.modules, "platformdirs", None)
+    assert stored.folder("some", [], []).parent == Path.home() / ".cache" / "fcnet"
 
 
 @pytest.mark.parametrize(

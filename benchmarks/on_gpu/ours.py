@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import functools
 import itertools
-import json
-import subprocess
 import sys
-import tempfile
-import threading
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +39,6 @@ from on_gpu.bench import (
 )
 
 TESTS = Path(__file__).resolve().parents[2] / "tests"
-WHOLE = Path(__file__).resolve().parents[1] / "whole"
 
 
 def layers_of(sizes: tuple[int, ...], activation: Any, p_dropout: float = 0.0) -> list[Any]:
@@ -400,76 +394,3 @@ def _asked_of_cuda(bench: Bench, network: Any, rows: Any) -> tuple[Any, Any, Any
             device.wait()
 
     return functools.partial(engine.forward, run), on_device, given
-
-
-# --- A whole process ----------------------------------------------------------------------------------------------------
-
-RECIPES: dict[str, tuple[float, dict[str, Any], int]] = {
-    "784-100-10, Adam, batch 128": (0.978, {"hidden": [100], "batch": 128, "activation": "relu", "optimizer": "adam", "learning_rate": 0.001}, 2),
-    "the book's 784-100-10, SGD, batch 10": (0.978, {"hidden": [100], "batch": 10, "activation": "sigmoid", "optimizer": "sgd", "learning_rate": 0.1}, 1),
-    "784-800-10, dropout 0.5, SGD, batch 10": (0.985, {"hidden": [800], "p_dropout": 0.5, "batch": 10, "activation": "relu", "optimizer": "sgd", "learning_rate": 0.1}, 1),
-    "784-1024-1024-10, dropout 0.5, Adam, batch 128": (0.985, {"hidden": [1024, 1024], "p_dropout": 0.5, "batch": 128, "activation": "relu", "optimizer": "adam", "learning_rate": 0.001}, 2),
-}  # fmt: skip
-"""Test accuracy, the recipe, the same for both, and how often PyTorch is run: its files are in memory after the first recipe's first run."""
-MOST_SECONDS = 30.0
-"""Of a process; what had not got there by then took longer."""
-
-
-def whole(bench: Bench) -> Iterator[Figure]:
-    """Seconds from the start of a process to a test accuracy on MNIST, what is compiled being cached."""
-    parts = {"all": mnist("all"), "test": mnist("test")}
-    if parts["all"] is None or parts["test"] is None:
-        yield Figure("MNIST, whole process", "fcnet", note="no MNIST here: set FCNET_DATA")
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        for name, (X, y) in parts.items():  # type: ignore[misc]  # both are there
-            rows = bench.count(len(X), 1000)
-            np.save(Path(folder) / f"{name}-X.npy", X[:rows])
-            np.save(Path(folder) / f"{name}-y.npy", y[:rows])
-        for name, (goal, recipe, peers_runs) in RECIPES.items():
-            own = {"p_dropout": 0.0, "epochs": 60, **recipe, "data": "all", "seed": 0, "goal": goal if not bench.quick else 0.3, "device": bench.device}  # fmt: skip
-            own["hidden"] = list(bench.sizes((784, *recipe["hidden"], 10))[1:-1])
-            what = f"MNIST to {goal:.1%}, whole process, {name}"
-            ours, theirs = (
-                [_until(script, folder, own) for _ in range(bench.count(runs, 1))][-1]  # the first fills the caches
-                for script, runs in (("with_fcnet.py", 2), ("with_pytorch.py", peers_runs))
-            )
-            more = (
-                ""
-                if theirs.reached
-                else f"more than {MOST_SECONDS:.0f} s"
-                if theirs.in_time
-                else "not reached, or not installed"
-            )
-            yield Figure(what, "peer: PyTorch", theirs.seconds if theirs.reached else None, "s", note=more)
-            ratio = theirs.seconds / ours.seconds if ours.reached and theirs.in_time else None
-            note = "not reached" if not ours.reached else f"{'' if theirs.reached else 'more than '}{ratio:.2f}x sooner" if ratio else ""  # fmt: skip
-            yield Figure(what, "fcnet", ours.seconds if ours.reached else None, "s", "5x sooner", bool(ratio and ratio >= 5), note=note)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class _Until:
-    """How long a process took to its goal, or was waited for; ``in_time`` is False for one that came to another end."""
-
-    seconds: float
-    reached: bool
-    in_time: bool
-
-
-def _until(script: str, folder: str, settings: dict[str, Any]) -> _Until:
-    """Run a script until it reports its goal."""
-    began = time.perf_counter()
-    process = subprocess.Popen(
-        [sys.executable, str(WHOLE / script), folder, json.dumps(settings)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )  # fmt: skip
-    alarm = threading.Timer(MOST_SECONDS, process.kill)
-    alarm.start()
-    assert process.stdout is not None
-    try:
-        reached = any(json.loads(line)["accuracy"] >= settings["goal"] for line in process.stdout)
-        seconds = time.perf_counter() - began
-        return _Until(seconds, reached, reached or seconds >= MOST_SECONDS)
-    finally:
-        alarm.cancel()
-        process.kill()
-        process.wait()
